@@ -1,0 +1,416 @@
+"""The facts that travel between the files: frozen, keyword-only, no behaviour but their own.
+
+Must never import anything that does IO.
+"""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+
+class State(StrEnum):
+    """Where a notification is in its life; see ``states.py`` for the edges."""
+
+    WAITING = "waiting"
+    PENDING = "pending"
+    SENDING = "sending"
+    DELIVERED = "delivered"
+    DEAD = "dead"
+    CANCELLED = "cancelled"
+
+
+class BodyRule(StrEnum):
+    """How an ack rule reads the body of a reply."""
+
+    ANY = "any"
+    EXACT = "exact"
+    IEXACT = "iexact"
+    CONTAINS = "contains"
+    JSON = "json"
+
+
+class Failure(StrEnum):
+    """Why no whole reply came back. ``NONE``: a reply with a full head was read."""
+
+    NONE = ""
+    TIMEOUT = "timeout"
+    CONNECT = "connect"
+    DNS = "dns"
+    TLS = "tls"
+    RESET = "reset"
+    PROTOCOL = "protocol_error"
+    REFUSED = "target_refused"
+    UNSENDABLE = "unsendable"
+
+
+class Outcome(StrEnum):
+    """How an attempt ended; a row with none is still open."""
+
+    ACKED = "acked"
+    NOT_ACKED = "not_acked"
+    FAILED = "failed"
+    NOT_SENT = "not_sent"
+    ABANDONED = "abandoned"
+
+
+class Decision(StrEnum):
+    """What a verdict orders."""
+
+    DELIVERED = "delivered"
+    RETRY = "retry"
+    DEAD = "dead"
+    HOLD = "hold"
+
+
+class Reason(StrEnum):
+    """Why a notification became a dead letter."""
+
+    EXHAUSTED = "exhausted"
+    EXPIRED = "expired"
+    TERMINAL_STATUS = "terminal_status"
+    POISON = "poison"
+    UNSENDABLE = "unsendable"
+
+
+class EndpointState(StrEnum):
+    """Whether an endpoint may be called; only ``ACTIVE`` rows are claimed, the rest are held."""
+
+    ACTIVE = "active"
+    PAUSED = "paused"
+    GONE = "gone"
+    DELETED = "deleted"
+
+
+class Pool(StrEnum):
+    """Which Celery queue a lane's notifications are claimed by."""
+
+    FAST = "deliver"
+    SLOW = "deliver.slow"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AckRule:
+    """What a merchant must answer.
+
+    Attributes:
+        statuses: inclusive ranges of HTTP status codes, e.g. ``((200, 299),)``.
+        body: how the body is read.
+        expected: the word (``exact``, ``iexact``, ``contains``) or the expected JSON value
+            written as text (``json``); empty for ``any``.
+        path: dotted path to a value in a JSON body (``data.code``); only for ``json``.
+    """
+
+    statuses: tuple[tuple[int, int], ...] = ((200, 299),)
+    body: BodyRule = BodyRule.ANY
+    expected: str = ""
+    path: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allowed:
+    """What the guard lets one endpoint do beyond the rules for all.
+
+    Attributes:
+        http: plain ``http://`` and IP-literal hosts may be used.
+        ports: TCP ports beyond 443 and 8443.
+        networks: CIDR networks that may be dialled though they are not public.
+    """
+
+    http: bool = False
+    ports: tuple[int, ...] = ()
+    networks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """When a notification is tried again.
+
+    Attributes:
+        delays_s: whole seconds after the first, second, … failed try; its length + 1 is the cap
+            on tries.
+        jitter_ratio: 0 to 0.1; how much is added at most, never subtracted.
+    """
+
+    delays_s: tuple[int, ...] = (60, 300, 600, 1800, 3600, 7200, 21600)
+    jitter_ratio: float = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Secret:
+    """One live secret of an endpoint, decrypted. Its ``repr`` hides the value.
+
+    Attributes:
+        version: 1, 2, …; rises with each rotation.
+        value: the text given to the merchant (``whsec_…`` for Standard Webhooks).
+    """
+
+    version: int
+    value: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """Where and how one merchant is called.
+
+    Attributes:
+        id: database key.
+        name: operator's handle, unique, ``[a-z0-9][a-z0-9._-]{0,63}``.
+        merchant: the host's id of the merchant, 1 to 64 visible ASCII characters.
+        url: default address; a notification's own ``notify_url`` goes before it.
+        events: patterns of event types that are wanted (``payment.*``, ``*``).
+        scheme: name of the signing scheme.
+        method: ``POST``, ``PUT`` or ``GET``.
+        content_type: of the payload, unless the notification says otherwise.
+        timeout_s: total deadline of one request, 1 to 60 s.
+        schedules: schedule per event-type pattern; first match wins, ``*`` last.
+        rate_per_s: most sends a second; None is no limit.
+        in_flight_cap: most requests on the wire at once, over all workers.
+        ca_pem: CA bundle that replaces the system's for this endpoint; None is the system's.
+        client_pem: client certificate and key, one PEM text; None is none.
+        secrets: live secrets, newest first, one or two.
+        config_no: rises with every change; caches compare it.
+    """
+
+    id: int
+    name: str
+    merchant: str
+    url: str
+    state: EndpointState = EndpointState.ACTIVE
+    state_reason: str = ""
+    events: tuple[str, ...] = ("*",)
+    scheme: str = "standard-webhooks"
+    ack: AckRule = AckRule()
+    method: str = "POST"
+    content_type: str = "application/json"
+    timeout_s: float = 15.0
+    schedules: tuple[tuple[str, Schedule], ...] = ()
+    terminal_statuses: tuple[int, ...] = ()
+    rate_per_s: float | None = None
+    in_flight_cap: int = 100
+    allowed: Allowed = Allowed()
+    ca_pem: str | None = None
+    client_pem: str | None = field(default=None, repr=False)
+    secrets: tuple[Secret, ...] = field(default=(), repr=False)
+    config_no: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claimed:
+    """One notification as a claim hands it out; the caller owns it until ``lease_s`` is over.
+
+    Attributes:
+        attempt_no: number of this attempt, counted at claim.
+        tries: tries used of the present budget, this one included.
+        claim_no: the fencing number a settle must show.
+        config_no: version of the endpoint's configuration to send with.
+        troubled: the lane's health is not spotless, so successes matter to it too.
+        schedule: override frozen at enqueue; None means the endpoint's.
+        expires_in_s: seconds left until ``expires_at`` on the database clock; None is never.
+    """
+
+    id: int
+    lane_id: int
+    endpoint_id: int
+    config_no: int
+    attempt_no: int
+    tries: int
+    claim_no: int
+    troubled: bool
+    message_id: str
+    event_type: str
+    event_key: str
+    order_no: str | None
+    payload: bytes
+    content_type: str | None
+    headers: tuple[tuple[str, str], ...]
+    notify_url: str | None
+    schedule: Schedule | None
+    trace_id: str | None
+    expires_in_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """The exact bytes of one HTTP request, as a signing scheme shaped them.
+
+    Attributes:
+        tag: whatever the sender wants back with the reply; never read by the transport.
+        headers: name and value, already vetted, without ``Host`` and ``Content-Length``.
+        timeout_s: total deadline: resolve, connect, TLS, send and receive together.
+        allowed: what the guard lets this endpoint's sockets do.
+    """
+
+    tag: object
+    method: str
+    url: str
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+    timeout_s: float
+    allowed: Allowed = Allowed()
+    ca_pem: str | None = None
+    client_pem: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """What came back: a value, whatever the merchant did.
+
+    Attributes:
+        failure: why there is no whole reply; a full head followed by a broken body is a reply
+            (``NONE``) with a ``note``.
+        status: 100 to 999, or 0 when no full head was read.
+        body: at most 64 KiB as received, not decoded.
+        retry_after: raw header value; None when the merchant sent none.
+        elapsed_ms: from handing over to the end, whole milliseconds.
+        detail: one line for operators; never shown to merchants.
+        note: remark about a reply that still counts (``body_truncated``, ``body_capped``).
+        remote_ip: address that was dialled; empty when none was.
+        requested: bytes of the request may have reached the merchant.
+    """
+
+    failure: Failure = Failure.NONE
+    status: int = 0
+    body: bytes = b""
+    content_type: str = ""
+    retry_after: str | None = None
+    elapsed_ms: int = 0
+    detail: str = ""
+    note: str = ""
+    remote_ip: str = ""
+    requested: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What a reply means for its notification.
+
+    Attributes:
+        decision: exactly one of delivered, retry, dead, hold.
+        outcome: how the attempt is closed.
+        delay_s: seconds until the next try (``retry``), else 0.
+        reason: why it is dead; None otherwise.
+        healthy: what the lane's breaker is told: True, False, or None when the reply says
+            nothing about the merchant's health (throttled, refused by our own guard).
+    """
+
+    decision: Decision
+    outcome: Outcome
+    delay_s: float = 0.0
+    reason: Reason | None = None
+    healthy: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settlement:
+    """A verdict on its way into the database, with the evidence.
+
+    Attributes:
+        evidence: head of the reply body as safe text (see ``evidence.py``), at most 4 KiB.
+        error: failure class and detail, one line; empty on success.
+        secret_version: version of the newest secret that signed; 0 when none did.
+    """
+
+    claimed: Claimed
+    verdict: Verdict
+    status: int
+    elapsed_ms: int
+    evidence: str
+    error: str
+    remote_ip: str
+    secret_version: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settled:
+    """What a settle really wrote.
+
+    Attributes:
+        written: ids whose verdict stands.
+        stale: ids that somebody else owned by then; their verdicts were dropped.
+    """
+
+    written: tuple[int, ...]
+    stale: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """A lane's breaker and memory; ``breaker.py`` computes the next one.
+
+    Attributes:
+        failures_in_row: since the last success.
+        window_ok, window_failed: counts since ``window_age_s`` ago; the window opens with a
+            failure.
+        open_for_s: seconds until an open breaker lets its one probe through; 0 when the probe
+            is due; None when the breaker is closed.
+        opened_times: times it opened without a recovery between; stretches the next wait.
+        ramp: in-flight limit while recovering; None when fully recovered.
+        slow: claimed by the slow pool.
+        latency_ms: smoothed reply time.
+    """
+
+    failures_in_row: int = 0
+    window_ok: int = 0
+    window_failed: int = 0
+    window_age_s: float = 0.0
+    open_for_s: float | None = None
+    opened_times: int = 0
+    ramp: int | None = None
+    slow: bool = False
+    latency_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tally:
+    """What one settle saw of one lane."""
+
+    ok: int = 0
+    failed: int = 0
+    latency_ms: float = 0.0
+    gone: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One attempt as the timeline shows it; ``outcome`` None means it is still open."""
+
+    attempt_no: int
+    started_at: datetime
+    finished_at: datetime | None
+    outcome: Outcome | None
+    status: int
+    error: str
+    evidence: str
+    elapsed_ms: int
+    remote_ip: str
+    secret_version: int
+    worker: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notification:
+    """One notification as hosts and operators see it.
+
+    Attributes:
+        held: it is waiting or pending, but its endpoint is paused, gone or deleted.
+        due_at: when it is or was to be sent next; None once finished.
+        payload_bytes: size only; the payload itself is read by ``Notifier.payload``.
+    """
+
+    id: int
+    message_id: str
+    endpoint: str
+    merchant: str
+    event_type: str
+    event_key: str
+    order_no: str | None
+    state: State
+    held: bool
+    attempts: int
+    created_at: datetime
+    due_at: datetime | None
+    finished_at: datetime | None
+    expires_at: datetime | None
+    notify_url: str | None
+    trace_id: str | None
+    payload_bytes: int

@@ -1,0 +1,246 @@
+"""The only reader of the environment and of ``config/``; lists every problem at once.
+
+Order, first wins: environment ``PAYNOTIFY_*``, the TOML file (``PAYNOTIFY_CONFIG``, else
+``config/paynotify.toml`` of this project when it is there), the defaults below.
+"""
+
+import difflib
+import os
+import tomllib
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from worker.errors import SettingsError
+from worker.models import Schedule
+
+PREFIX = "PAYNOTIFY_"
+_HERE = Path(__file__).resolve().parent.parent
+_LISTS = ("schedule_s", "terminal_statuses", "flower_basic_auth")
+
+
+class Settings(BaseSettings):
+    """Every knob: name, default, unit, range, effect. ``config/paynotify.toml`` lists the same."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, extra="forbid", frozen=True, hide_input_in_errors=True
+    )
+
+    database_url: SecretStr | None = Field(
+        None, description="SQLAlchemy URL; none: SQLite in data_dir"
+    )
+    broker_url: SecretStr | None = Field(
+        None, description="Celery broker URL; none: our own Valkey in data_dir"
+    )
+    data_dir: Path = Field(
+        Path("~/.local/share/paynotify"), description="folder of the embedded default"
+    )
+    master_key: SecretStr | None = Field(
+        None, description="32 bytes in base64 that seal endpoint secrets"
+    )
+    batch_size: int = Field(200, ge=1, le=1000, description="rows per claim and per settle")
+    in_flight_max: int = Field(
+        2000, ge=1, le=20_000, description="requests on the wire at once, per process"
+    )
+    slots: int = Field(6, ge=1, le=64, description="Celery threads per process")
+    lease_s: int = Field(60, ge=6, le=3600, description="seconds a claim holds")
+    tick_s: float = Field(1.0, ge=0.05, le=60, description="seconds between two ticks of a worker")
+    settle_ms: int = Field(50, ge=1, le=1000, description="ms a verdict waits for company")
+    linger_ms: int = Field(
+        1000, ge=0, le=15_000, description="ms a task waits for its stragglers before it ends"
+    )
+    timeout_s: float = Field(15.0, ge=0.1, le=60, description="total deadline of one request")
+    connect_timeout_s: float = Field(3.0, ge=0.1, le=30, description="TCP and TLS set-up")
+    connection_max_age_s: int = Field(
+        300, ge=1, le=300, description="keep-alive connections live this long at most"
+    )
+    reply_max_bytes: int = Field(65_536, ge=1024, le=1_048_576, description="read at most")
+    schedule_s: Annotated[tuple[int, ...], NoDecode] = Field(
+        (60, 300, 600, 1800, 3600, 7200, 21600),
+        description="seconds after the first, second, ... failed try",
+    )
+    jitter_ratio: float = Field(0.1, ge=0, le=0.1, description="added to each delay at most")
+    retry_after_max_s: int = Field(
+        21_600, ge=0, le=86_400, description="longest wait a merchant's Retry-After can ask for"
+    )
+    terminal_statuses: Annotated[tuple[int, ...], NoDecode] = Field(
+        (), description="HTTP statuses after which nothing is tried again"
+    )
+    poison_after: int = Field(
+        3, ge=1, le=20, description="lost attempts in a row that make a dead letter"
+    )
+    endpoint_in_flight_cap: int = Field(
+        100, ge=1, le=10_000, description="default requests on the wire per endpoint"
+    )
+    breaker_failures: int = Field(
+        20, ge=1, le=10_000, description="failures in a row that open a breaker"
+    )
+    breaker_ratio: float = Field(
+        0.5, gt=0, le=1, description="share of failures in the window that opens a breaker"
+    )
+    breaker_window_s: int = Field(60, ge=1, le=3600, description="length of that window")
+    breaker_minimum: int = Field(
+        40, ge=1, le=100_000, description="sends in the window before the share counts"
+    )
+    breaker_open_s: int = Field(
+        30, ge=1, le=3600, description="first pause; doubles each time the probe fails"
+    )
+    breaker_open_max_s: int = Field(600, ge=1, le=86_400, description="longest pause")
+    slow_after_ms: int = Field(
+        2000, ge=1, le=60_000, description="smoothed reply time that makes a lane slow"
+    )
+    broker_timeout_s: float = Field(
+        0.05, ge=0.001, le=2, description="longest a host's commit may wait for the doorbell"
+    )
+    flower_address: str = Field("127.0.0.1", description="address Flower binds to")
+    flower_port: int = Field(5555, ge=0, le=65_535, description="port of Flower; 0: any free one")
+    flower_basic_auth: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        (), description="user:password pairs; needed beyond 127.0.0.1"
+    )
+    metrics_port: int = Field(
+        0, ge=0, le=65_535, description="Prometheus port of the first worker process; 0: none"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="least level that is logged"
+    )
+    log_format: Literal["json", "text"] = Field("text", description="one event, one line")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Environment before the values given (which come from the file)."""
+        return env_settings, init_settings
+
+    @field_validator(*_LISTS, mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("schedule_s")
+    @classmethod
+    def _schedule(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if len(value) > 50 or any(not 1 <= delay <= 2_592_000 for delay in value):
+            raise ValueError("must be at most 50 delays of 1 to 2592000 seconds")
+        return value
+
+    @field_validator("data_dir")
+    @classmethod
+    def _expand(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @model_validator(mode="after")
+    def _together(self) -> "Settings":
+        if self.lease_s < 2 * self.timeout_s + 2:
+            raise ValueError(
+                f"lease_s is {self.lease_s} but must be at least twice timeout_s "
+                f"({self.timeout_s:g}) plus 2, or a slow reply outlasts its lease"
+            )
+        if self.database_url and not self.sqlite and not self.master_key:
+            raise ValueError(
+                "master_key is missing: a configured database needs PAYNOTIFY_MASTER_KEY "
+                "(32 bytes in base64; make one with: openssl rand -base64 32)"
+            )
+        if self.flower_address not in ("127.0.0.1", "localhost", "::1") and not (
+            self.flower_basic_auth
+        ):
+            raise ValueError(
+                f"flower_address is {self.flower_address}, which others can reach; set "
+                "flower_basic_auth (user:password) or bind to 127.0.0.1"
+            )
+        return self
+
+    @property
+    def sqlite(self) -> bool:
+        """Whether the database is SQLite."""
+        return self.database_dsn.startswith("sqlite")
+
+    @property
+    def embedded_broker(self) -> bool:
+        """Whether the broker is our own."""
+        return self.broker_url is None
+
+    @cached_property
+    def database_dsn(self) -> str:
+        """The SQLAlchemy URL in force; may hold a password, so never log it."""
+        if self.database_url is None:
+            return f"sqlite:///{self.data_dir / 'paynotify.db'}"
+        dsn = self.database_url.get_secret_value()
+        for short in ("postgres://", "postgresql://"):
+            if dsn.startswith(short):
+                return "postgresql+psycopg://" + dsn.removeprefix(short)
+        return dsn
+
+    @property
+    def schedule(self) -> Schedule:
+        """The schedule of endpoints that name none."""
+        return Schedule(delays_s=self.schedule_s, jitter_ratio=self.jitter_ratio)
+
+
+def load(path: Path | None = None, **overrides: Any) -> Settings:
+    """Read the settings in force.
+
+    Args:
+        path: TOML file; None looks at ``PAYNOTIFY_CONFIG``, then ``config/paynotify.toml``.
+        overrides: values that go before the file but not before the environment.
+
+    Raises:
+        SettingsError: with one sentence per problem, all of them.
+    """
+    named = path or (Path(os.environ["PAYNOTIFY_CONFIG"]) if "PAYNOTIFY_CONFIG" in os.environ else None)
+    file = named or _HERE / "config" / "paynotify.toml"
+    values: dict[str, Any] = {}
+    if named or file.exists():
+        values = _read(file)
+    unknown = [
+        f"{name}: no such setting; did you mean {_nearest(name.removeprefix(PREFIX).lower())}?"
+        for name in os.environ
+        if name.startswith(PREFIX) and name.removeprefix(PREFIX).lower() not in _KNOWN
+    ]
+    unknown += [
+        f"{file}: {name}: no such setting; did you mean {_nearest(name)}?"
+        for name in values
+        if name not in Settings.model_fields
+    ]
+    known = {name: value for name, value in values.items() if name in Settings.model_fields}
+    try:
+        settings = Settings(**known | overrides)
+    except ValidationError as error:
+        raise SettingsError(*unknown, *(_sentence(problem) for problem in error.errors())) from None
+    if unknown:
+        raise SettingsError(*unknown)
+    return settings
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"{file}: cannot be read ({error.strerror}); set PAYNOTIFY_CONFIG") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{file}: not valid TOML: {error}") from None
+
+
+def _sentence(problem: Any) -> str:
+    where = ".".join(str(part) for part in problem["loc"])
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{where} ({PREFIX}{where.upper()}): {message}" if where else message
+
+
+def _nearest(name: str) -> str:
+    found = difflib.get_close_matches(name, Settings.model_fields, n=1, cutoff=0)
+    return found[0]
+
+
+# Read by others: PAYNOTIFY_CONFIG above.
+_KNOWN = {*Settings.model_fields, "config"}
