@@ -146,11 +146,6 @@ class Settings(BaseSettings):
                 f"lease_s is {self.lease_s} but must be at least twice timeout_s "
                 f"({self.timeout_s:g}) plus 2, or a slow reply outlasts its lease"
             )
-        if self.database_url and not self.sqlite and not self.master_key:
-            raise ValueError(
-                "master_key is missing: a configured database needs PAYNOTIFY_MASTER_KEY "
-                "(32 bytes in base64; make one with: openssl rand -base64 32)"
-            )
         if self.flower_address not in ("127.0.0.1", "localhost", "::1") and not (
             self.flower_basic_auth
         ):
@@ -187,17 +182,20 @@ class Settings(BaseSettings):
         return Schedule(delays_s=self.schedule_s, jitter_ratio=self.jitter_ratio)
 
 
-def load(path: Path | None = None, **overrides: Any) -> Settings:
+def load(path: Path | None = None, *, host: bool = False, **overrides: Any) -> Settings:
     """Read the settings in force.
 
     Args:
         path: TOML file; None looks at ``PAYNOTIFY_CONFIG``, then ``config/paynotify.toml``.
+        host: whether a host platform asks; hosts only enqueue and never hold the master key.
         overrides: values that go before the file but not before the environment.
 
     Raises:
         SettingsError: with one sentence per problem, all of them.
     """
-    named = path or (Path(os.environ["PAYNOTIFY_CONFIG"]) if "PAYNOTIFY_CONFIG" in os.environ else None)
+    named = path or (
+        Path(os.environ["PAYNOTIFY_CONFIG"]) if "PAYNOTIFY_CONFIG" in os.environ else None
+    )
     file = named or _HERE / "config" / "paynotify.toml"
     values: dict[str, Any] = {}
     if named or file.exists():
@@ -217,6 +215,11 @@ def load(path: Path | None = None, **overrides: Any) -> Settings:
         settings = Settings(**known | overrides)
     except ValidationError as error:
         raise SettingsError(*unknown, *(_sentence(problem) for problem in error.errors())) from None
+    if settings.database_url and not settings.master_key and not host:
+        unknown.append(
+            "master_key (PAYNOTIFY_MASTER_KEY): missing, and a configured database needs one: "
+            "32 bytes in base64, for example from `openssl rand -base64 32`"
+        )
     if unknown:
         raise SettingsError(*unknown)
     return settings
@@ -226,7 +229,9 @@ def _read(file: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise SettingsError(f"{file}: cannot be read ({error.strerror}); set PAYNOTIFY_CONFIG") from None
+        raise SettingsError(
+            f"{file}: cannot be read ({error.strerror}); set PAYNOTIFY_CONFIG"
+        ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{file}: not valid TOML: {error}") from None
 

@@ -11,6 +11,7 @@ check could only repeat what the statement guarantees, at the price of a row loc
 """
 
 from datetime import UTC, datetime
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
@@ -46,7 +47,7 @@ class Moment(TypeDecorator[datetime]):
     impl = BigInteger
     cache_ok = True
 
-    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[object]:
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
         """Pick the column type."""
         if dialect.name == "postgresql":
             return dialect.type_descriptor(TIMESTAMP(timezone=True))
@@ -75,12 +76,12 @@ class database_now(FunctionElement[datetime]):  # noqa: N801 - reads as SQL
 
 
 @compiles(database_now, "postgresql")
-def _now_postgresql(element: database_now, compiler: SQLCompiler, **kw: object) -> str:
+def _now_postgresql(_e: database_now, _c: SQLCompiler, **_kw: object) -> str:
     return "now()"
 
 
 @compiles(database_now, "sqlite")
-def _now_sqlite(element: database_now, compiler: SQLCompiler, **kw: object) -> str:
+def _now_sqlite(_e: database_now, _c: SQLCompiler, **_kw: object) -> str:
     return SQLITE_NOW
 
 
@@ -238,9 +239,7 @@ delivery = Table(
         sqlite_where=_PENDING,
     ),
     # store.stage: what has come due.
-    Index(
-        "paynotify_delivery_waiting", "due_at", postgresql_where=_WAITING, sqlite_where=_WAITING
-    ),
+    Index("paynotify_delivery_waiting", "due_at", postgresql_where=_WAITING, sqlite_where=_WAITING),
     # store.claim: how many a lane has on the wire; store.release: whose lease ran out.
     Index(
         "paynotify_delivery_sending",

@@ -1,0 +1,114 @@
+"""Engines: how each database is opened, and how its tables come to be.
+
+Never hands out an engine that would hang: every wait on a database has an end.
+"""
+
+import sqlite3
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from worker import tables
+from worker.errors import SettingsError, UnavailableError
+
+# Server-side ends for every wait, so that a stuck statement frees its locks by itself.
+_POSTGRESQL_OPTIONS = (
+    "-c statement_timeout=5s -c lock_timeout=2s -c idle_in_transaction_session_timeout=10s "
+    "-c synchronous_commit=on -c timezone=UTC"
+)
+
+
+def connect(dsn: str, *, pool_size: int = 5) -> Engine:
+    """Open an engine; nothing is dialled until it is used.
+
+    Args:
+        dsn: SQLAlchemy URL of PostgreSQL (psycopg) or SQLite.
+        pool_size: most connections kept; two more may be opened for a moment.
+
+    Raises:
+        SettingsError: the URL names another database.
+    """
+    if dsn.startswith("sqlite"):
+        return _sqlite(dsn, pool_size)
+    if dsn.startswith("postgresql"):
+        return create_engine(
+            dsn,
+            pool_size=pool_size,
+            max_overflow=2,
+            pool_timeout=5,
+            pool_pre_ping=True,
+            hide_parameters=True,
+            connect_args={
+                "options": _POSTGRESQL_OPTIONS,
+                "connect_timeout": 3,
+                "keepalives_idle": 5,
+                "keepalives_interval": 2,
+                "keepalives_count": 3,
+                # A partition is noticed when unacknowledged bytes are this old, not after the
+                # kernel's quarter of an hour.
+                "tcp_user_timeout": 8000,
+                "target_session_attrs": "read-write",
+                "application_name": "paynotify",
+            },
+        )
+    scheme = dsn.split(":", 1)[0]
+    raise SettingsError(
+        f"database_url (PAYNOTIFY_DATABASE_URL): {scheme!r} is not supported; use "
+        "postgresql://user:password@host/name or sqlite:////path/file.db"
+    )
+
+
+def _sqlite(dsn: str, pool_size: int) -> Engine:
+    engine = create_engine(
+        dsn,
+        pool_size=pool_size,
+        max_overflow=2,
+        pool_timeout=5,
+        hide_parameters=True,
+        connect_args={"check_same_thread": False, "timeout": 5},
+    )
+
+    @event.listens_for(engine, "connect")
+    def _open(raw: DBAPIConnection, entry: ConnectionPoolEntry) -> None:
+        assert isinstance(raw, sqlite3.Connection)  # noqa: S101 - for the type checker
+        # The driver's own transaction handling begins too late; ours begins below.
+        raw.isolation_level = None
+        cursor = raw.cursor()
+        cursor.execute("PRAGMA busy_timeout=5000")
+        cursor.execute("PRAGMA journal_mode=WAL")
+        # FULL: a committed claim or settle survives a power cut.
+        cursor.execute("PRAGMA synchronous=FULL")
+        cursor.execute("PRAGMA foreign_keys=ON")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        # IMMEDIATE: a transaction that reads first and writes later would otherwise fail with
+        # "database is locked" as soon as another one wrote in between.
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
+
+
+def migrate(engine: Engine) -> None:
+    """Create or upgrade the tables. Calling it again, or from two processes, is harmless.
+
+    Raises:
+        UnavailableError: the database cannot be reached.
+    """
+    try:
+        tables.metadata.create_all(engine)
+    except DBAPIError as error:
+        raise unavailable(error) from error
+
+
+def unavailable(error: DBAPIError) -> UnavailableError:
+    """Turn a driver's error into one sentence without the URL's password."""
+    first = str(error.orig).strip().splitlines()
+    return UnavailableError(
+        "database",
+        first[0] if first else type(error.orig).__name__,
+        "check PAYNOTIFY_DATABASE_URL and that the server runs",
+    )
