@@ -1,0 +1,41 @@
+"""Which signing schemes there are, by name. Must never fall back to another scheme."""
+
+import difflib
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from worker.errors import BadFieldError
+from worker.signers.contract import Scheme
+from worker.signers.standard_webhooks import StandardWebhooks
+
+_SCHEMES: Mapping[str, Scheme] = MappingProxyType(
+    {scheme.name: scheme for scheme in (StandardWebhooks(),)}
+)
+
+
+def find(name: str) -> Scheme:
+    """Return the scheme of that name; always the same object.
+
+    Raises:
+        BadFieldError: field ``scheme``; names the nearest and all there are.
+
+    Examples:
+        >>> find("standard-webhooks").name
+        'standard-webhooks'
+        >>> find("standard_webhook")
+        Traceback (most recent call last):
+            ...
+        worker.errors.BadFieldError: scheme: no scheme 'standard_webhook'; did you mean \
+standard-webhooks? There are: standard-webhooks
+    """
+    scheme = _SCHEMES.get(name)
+    if scheme is None:
+        near = difflib.get_close_matches(name, _SCHEMES, n=1)
+        hint = f"did you mean {near[0]}? There are" if near else "there are"
+        raise BadFieldError("scheme", f"no scheme {name[:64]!r}; {hint}: {', '.join(names())}")
+    return scheme
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of all schemes, sorted."""
+    return tuple(sorted(_SCHEMES))
