@@ -114,7 +114,6 @@ REFUSED = {
         "https://商户.中国/cb",
         "https://merchant.com/\x7f",
         "https://merchant.com/\udc80",
-        "",
     ],
     "fragment": ["https://127.0.0.1#@merchant.com/", "https://merchant.com/cb#part"],
     "syntax": ["https:127.0.0.1", "https:/127.0.0.1/", "http:/127.0.0.1/"],
@@ -128,6 +127,7 @@ REFUSED = {
         "https://merchant.com/" + "a" * (2049 - len("https://merchant.com/")),
     ],
     "scheme": [
+        "",
         "//merchant.com/cb",
         "merchant.com/cb",
         "file:///etc/passwd",
