@@ -1,0 +1,1 @@
+"""How we know that it works; ``python3 -m tests`` runs all of it."""
