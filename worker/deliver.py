@@ -1,0 +1,363 @@
+"""The story of a delivery: claim, shape, send, judge, settle.
+
+One :class:`Courier` per process. Any thread may call :meth:`Courier.deliver`; it claims a batch,
+shapes the requests and hands them to the transport. Replies come back on the transport's thread
+and are judged and written in batches by the settler's, so nobody waits for the slowest.
+
+Must never call a notification delivered without its ack rule met on bytes received, and never
+send what it has not claimed.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from threading import BoundedSemaphore, Lock
+
+from worker import clock, retry, telemetry
+from worker.doorbell import Doorbell
+from worker.endpoint_book import EndpointBook
+from worker.errors import PaynotifyError, SecretError, UrlRefusedError
+from worker.evidence import encode
+from worker.models import (
+    Claimed,
+    Decision,
+    Endpoint,
+    Failure,
+    Outcome,
+    Pool,
+    Reason,
+    Reply,
+    Request,
+    Schedule,
+    Settlement,
+    Verdict,
+)
+from worker.settler import Answer, Batch, Sent, Settler
+from worker.shape import shaped
+from worker.store import Claim, Store
+from worker.transport import Transport
+from worker.unheard import Unheard
+
+# Stands in for an endpoint that is gone or whose secrets this worker cannot open.
+_UNREADABLE = Endpoint(id=0, name="?", merchant="", url="")
+_EXPIRED = Verdict(decision=Decision.DEAD, outcome=Outcome.NOT_SENT, reason=Reason.EXPIRED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manner:
+    """How this process delivers; see ``settings.py`` for ranges.
+
+    Attributes:
+        worker: this process's name in attempts.
+        linger_s: how long a task waits for its stragglers before it ends.
+        slots: threads that may call :meth:`Courier.deliver` at once.
+        schedule: of endpoints that name none.
+    """
+
+    worker: str
+    batch_size: int
+    in_flight_max: int
+    lease_s: float
+    linger_s: float
+    settle_s: float
+    slow_after_ms: float
+    slots: int
+    schedule: Schedule
+    terminal_statuses: tuple[int, ...]
+    retry_after_max_s: int
+
+
+class Courier:
+    """Delivers for one process.
+
+    Args:
+        store: the only door to delivery state.
+        book: endpoints by id and version.
+        mark_gone: told the id of an endpoint that answered 410.
+        doorbell: rung when there is more.
+        manner: limits and defaults.
+        make_transport: makes the transport, given where replies go.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        book: EndpointBook,
+        mark_gone: Callable[[int], object],
+        doorbell: Doorbell,
+        manner: Manner,
+        make_transport: "Callable[[Callable[[Sequence[tuple[Request, Reply]]], None]], Transport]",
+    ) -> None:
+        self._store = store
+        self._book = book
+        self._doorbell = doorbell
+        self._manner = manner
+        self._settler = Settler(
+            store=store,
+            judge=self._judge,
+            on_gone=mark_gone,
+            on_settled=self._after_settle,
+            batch_size=manner.batch_size,
+            wait_s=manner.settle_s,
+            slow_after_ms=manner.slow_after_ms,
+        )
+        self._transport = make_transport(self._on_replies)
+        # Slow lanes may hold half of the process: never the part healthy ones need.
+        self._limits = {Pool.FAST: manner.in_flight_max, Pool.SLOW: manner.in_flight_max // 2}
+        self._out: Counter[Pool] = Counter()
+        self._starved: set[Pool] = set()
+        self._lock = Lock()
+        self._slow_slots = BoundedSemaphore(max(1, manner.slots // 3))
+        self._lingering = BoundedSemaphore(max(1, manner.slots // 2))
+        self._closing = False
+        self._suspect = Batch(0, Pool.SLOW, capped=False)
+        self.unheard = Unheard()
+        self.last_delivery_s = clock.monotonic_s()
+
+    def start(self) -> None:
+        """Start the transport's and the settler's threads."""
+        self._settler.start()
+        self._transport.start()
+
+    def deliver(self, pool: Pool, *, linger: bool = True) -> str:
+        """Claim one batch of ``pool``, send it, and say in one line what became of it.
+
+        Safe to call at any time and any number of times: what is claimed is claimed once. A
+        process that dies anywhere in here leaves leases that run out by themselves.
+
+        Args:
+            pool: whose lanes are claimed.
+            linger: whether to wait a moment for the replies, to be able to report them.
+
+        Raises:
+            UnavailableError: the database is away; nothing is lost.
+        """
+        if pool is Pool.SLOW:
+            # Not answered when all slow slots are taken: the bell stays rung for the others.
+            if not self._slow_slots.acquire(blocking=False):
+                return "slow slots are busy"
+            try:
+                return self._deliver(pool, linger=False)
+            finally:
+                self._slow_slots.release()
+        return self._deliver(pool, linger=linger)
+
+    def _deliver(self, pool: Pool, *, linger: bool) -> str:
+        self._doorbell.answered(pool)
+        claim = self._claim(pool)
+        if not claim.rows:
+            return "nothing due"
+        batch = self._send(claim, pool)
+        if claim.more:
+            self.ring(pool)
+        if linger:
+            self._linger(batch)
+        return batch.summary()
+
+    def deliver_suspect(self) -> None:
+        """Send one row that may have killed its workers, when the last such one is settled."""
+        if self._closing or not self._suspect.done.is_set():
+            return
+        claim = self._store.claim_suspect(worker=self._manner.worker)
+        if claim.rows:
+            self._gone(Pool.SLOW, -len(claim.rows))
+            self._suspect = self._send(claim, Pool.SLOW)
+
+    def ring(self, pool: Pool) -> None:
+        """Ask for another claim: by the doorbell, or within this process when nobody hears it."""
+        if not self._doorbell.ring(pool):
+            self.unheard.add(pool)
+
+    def close(self, *, timeout_s: float) -> bool:
+        """Claim nothing new, finish what is on the wire, write it all down.
+
+        Returns:
+            Whether everything was written. What was not, its lease brings back.
+        """
+        self.stop_claiming()
+        end_s = clock.monotonic_s() + timeout_s
+        self._transport.close(timeout_s=timeout_s)
+        return self._settler.close(timeout_s=max(1.0, end_s - clock.monotonic_s()))
+
+    def stop_claiming(self) -> None:
+        """Claim nothing from now on."""
+        self._closing = True
+
+    @property
+    def in_flight(self) -> int:
+        """Requests on the wire now."""
+        return self._transport.in_flight
+
+    @property
+    def alive(self) -> bool:
+        """Whether both threads run; a process that lost one must not claim."""
+        return self._transport.alive and self._settler.alive
+
+    # Claim
+
+    def _claim(self, pool: Pool) -> Claim:
+        with self._lock:
+            room = min(
+                self._limits[pool] - self._out[pool],
+                self._manner.in_flight_max - sum(self._out.values()),
+                self._manner.batch_size,
+            )
+            if room <= 0:
+                # Whoever settles next rings again.
+                self._starved.add(pool)
+            if room <= 0 or self._closing or not self.alive:
+                return Claim()
+            # Taken before the claim, so that two slots never plan with the same room.
+            self._out[pool] += room
+        claim = Claim()
+        try:
+            claim = self._store.claim(pool, limit=room, worker=self._manner.worker)
+        finally:
+            self._gone(pool, room - len(claim.rows))
+        self.last_delivery_s = clock.monotonic_s()
+        telemetry.count_claim(len(claim.rows))
+        return claim
+
+    def _gone(self, pool: Pool, count: int) -> None:
+        with self._lock:
+            self._out[pool] -= count
+
+    # Shape and send
+
+    def _send(self, claim: Claim, pool: Pool) -> Batch:
+        batch = Batch(len(claim.rows), pool, capped=claim.capped)
+        keep_until_s = clock.monotonic_s() + self._manner.lease_s
+        try:
+            endpoints = self._book.many({(row.endpoint_id, row.config_no) for row in claim.rows})
+        except Exception:
+            # Nothing was sent; the leases bring the rows back.
+            self._gone(pool, len(claim.rows))
+            raise
+        batch.names = tuple(endpoint.name for endpoint in endpoints.values())
+        signed_at = clock.unix_s()
+        requests: list[Request] = []
+        unsent: list[Answer] = []
+        for row in claim.rows:
+            endpoint = endpoints.get(row.endpoint_id, _UNREADABLE)
+            sent = Sent(row, endpoint, _version(endpoint), batch, keep_until_s)
+            try:
+                _check_sendable(row, endpoint)
+                requests.append(shaped(row, endpoint, signed_at=signed_at, tag=sent))
+            except Exception as error:  # noqa: BLE001 - one row must not take its batch along
+                unsent.append((sent, _not_sent(row, error)))
+        if unsent:
+            self._answered(unsent)
+        self._transport.submit(requests)
+        return batch
+
+    # Judge and settle
+
+    def _on_replies(self, finished: Sequence[tuple[Request, Reply]]) -> None:
+        answers: list[Answer] = []
+        for request, reply in finished:
+            assert isinstance(request.tag, Sent)  # noqa: S101 - for the type checker
+            answers.append((request.tag, reply))
+        self._answered(answers)
+
+    def _answered(self, answers: list[Answer]) -> None:
+        pools = Counter(sent.batch.pool for sent, _ in answers)
+        with self._lock:
+            self._out.subtract(pools)
+        self._settler.put(answers)
+
+    def _judge(self, sent: Sent, reply: Reply) -> Settlement:
+        claimed, endpoint = sent.claimed, sent.endpoint
+        expires_in_s = claimed.expires_in_s
+        if expires_in_s is not None and expires_in_s <= 0 and reply.failure is Failure.UNSENDABLE:
+            verdict = _EXPIRED
+        else:
+            verdict = retry.judge(
+                reply,
+                ack=endpoint.ack,
+                schedule=claimed.schedule
+                or retry.pick_schedule(endpoint, claimed.event_type, self._manner.schedule),
+                tries=claimed.tries,
+                terminal_statuses=endpoint.terminal_statuses or self._manner.terminal_statuses,
+                retry_after_max_s=self._manner.retry_after_max_s,
+                expires_in_s=(
+                    None if expires_in_s is None else expires_in_s - reply.elapsed_ms / 1000
+                ),
+                now=clock.now(),
+                luck=random.random(),
+            )
+        return Settlement(
+            claimed=claimed,
+            verdict=verdict,
+            status=reply.status,
+            elapsed_ms=reply.elapsed_ms,
+            evidence=encode(reply.body),
+            error=_error(reply),
+            remote_ip=reply.remote_ip,
+            secret_version=sent.secret_version,
+        )
+
+    def _after_settle(self, batches: set[Batch]) -> None:
+        """Ring again for what had to wait for these."""
+        pools = {batch.pool for batch in batches if batch.capped}
+        with self._lock:
+            pools |= self._starved
+            self._starved.clear()
+        if not self._closing:
+            for pool in pools:
+                self.ring(pool)
+
+    # Report
+
+    def _linger(self, batch: Batch) -> None:
+        """Wait a moment for the batch, so that its task can say how it went.
+
+        At most half of the slots do; the others are always free to claim.
+        """
+        if not self._lingering.acquire(blocking=False):
+            return
+        try:
+            batch.done.wait(self._manner.linger_s)
+        finally:
+            self._lingering.release()
+
+
+def _version(endpoint: Endpoint) -> int:
+    return endpoint.secrets[0].version if endpoint.secrets else 0
+
+
+def _check_sendable(row: Claimed, endpoint: Endpoint) -> None:
+    if row.expires_in_s is not None and row.expires_in_s <= 0:
+        raise PaynotifyError("it expired before it could be sent")
+    if endpoint is _UNREADABLE:
+        raise SecretError(
+            f"endpoint {row.endpoint_id}: its secrets cannot be opened with this worker's "
+            "master key; set PAYNOTIFY_MASTER_KEY to the one they were sealed with"
+        )
+
+
+def _not_sent(row: Claimed, error: Exception) -> Reply:
+    """Turn what kept a row from being sent into a reply, and say so."""
+    ours = isinstance(error, PaynotifyError)
+    telemetry.log(
+        telemetry.Event.UNSENDABLE,
+        level="warning" if ours else "error",
+        notification=row.id,
+        why=f"{type(error).__name__}: {error}",
+    )
+    # A forbidden target or a wrong key may be put right before the next try; a payload that
+    # cannot be signed may not.
+    again = isinstance(error, (UrlRefusedError, SecretError))
+    return Reply(
+        failure=Failure.REFUSED if again else Failure.UNSENDABLE,
+        detail=str(error) if ours else type(error).__name__,
+    )
+
+
+def _error(reply: Reply) -> str:
+    if reply.failure is Failure.NONE:
+        return reply.note
+    error = f"{reply.failure}: {reply.detail}" if reply.detail else str(reply.failure)
+    # A detail may quote what a merchant sent.
+    return encode(error.encode("utf-8", "surrogateescape"), 500)

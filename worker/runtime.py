@@ -1,0 +1,197 @@
+"""Builds the tools of one process, once, after any fork; the only place that knows them all.
+
+Importing this opens nothing. Must never be used before a fork that goes on to use it.
+"""
+
+import os
+import signal
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from threading import Lock
+
+from sqlalchemy import Engine
+
+from worker import database, embedded, inbox, settings, telemetry
+from worker.breaker import Policy
+from worker.client import Notifier
+from worker.deliver import Courier, Manner
+from worker.doorbell import Doorbell
+from worker.endpoint_book import EndpointBook
+from worker.endpoints import Endpoints
+from worker.models import Reply, Request
+from worker.sealing import Sealer, master_key
+from worker.settings import Settings
+from worker.store import Rules, Store
+from worker.store_postgresql import PostgresqlStore
+from worker.store_sqlite import SqliteStore
+from worker.tick import Tick
+from worker.transport import Transport
+
+# What a tick takes out of the inbox in one transaction.
+_INBOX_STEP = 500
+# On top of a request's deadline, for writing down what came back.
+_SETTLE_GRACE_S = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Desk:
+    """What one needs to look and to change things, without delivering."""
+
+    settings: Settings
+    engine: Engine
+    store: Store
+    endpoints: Endpoints
+    sealer: Sealer
+    broker_url: str | None
+    notifier: Notifier
+
+
+class Runtime:
+    """A desk with a courier and its timer.
+
+    Args:
+        desk: from :func:`open_desk`.
+        name: of this process, as attempts will say.
+    """
+
+    def __init__(self, desk: Desk, name: str) -> None:
+        chosen = desk.settings
+        self.desk = desk
+        self.courier = Courier(
+            store=desk.store,
+            book=EndpointBook(desk.engine, desk.sealer),
+            mark_gone=desk.endpoints.mark_gone,
+            doorbell=Doorbell(desk.broker_url, timeout_s=1.0),
+            manner=Manner(
+                worker=name,
+                batch_size=chosen.batch_size,
+                in_flight_max=chosen.in_flight_max,
+                lease_s=chosen.lease_s,
+                linger_s=chosen.linger_ms / 1000,
+                settle_s=chosen.settle_ms / 1000,
+                slow_after_ms=chosen.slow_after_ms,
+                slots=chosen.slots,
+                schedule=chosen.schedule,
+                terminal_statuses=chosen.terminal_statuses,
+                retry_after_max_s=chosen.retry_after_max_s,
+            ),
+            make_transport=self._transport,
+        )
+        self.tick = Tick(
+            store=desk.store,
+            courier=self.courier,
+            take_in=self._take_in,
+            give_up=_give_up,
+            every_s=chosen.tick_s,
+        )
+
+    def start(self) -> None:
+        """Start delivering: transport, settler, timer."""
+        self.courier.start()
+        self.tick.start()
+
+    def close(self) -> bool:
+        """Finish what is on the wire within its deadline; see :meth:`Courier.close`."""
+        self.courier.stop_claiming()
+        self.tick.close()
+        written = self.courier.close(timeout_s=self.desk.settings.timeout_s + _SETTLE_GRACE_S)
+        self.desk.engine.dispose()
+        return written
+
+    def _transport(
+        self, on_replies: Callable[[Sequence[tuple[Request, Reply]]], None]
+    ) -> Transport:
+        chosen = self.desk.settings
+        return Transport(
+            on_replies,
+            in_flight_max=chosen.in_flight_max,
+            connect_timeout_s=chosen.connect_timeout_s,
+            connection_max_age_s=chosen.connection_max_age_s,
+            reply_max_bytes=chosen.reply_max_bytes,
+        )
+
+    def _take_in(self) -> int:
+        taken = inbox.accept(self.desk.engine, self.desk.notifier, limit=_INBOX_STEP)
+        return taken.accepted + taken.refused
+
+
+def open_desk(chosen: Settings, *, pool_size: int = 5) -> Desk:
+    """Open the database and read the keys; starts nothing.
+
+    Raises:
+        SettingsError: a setting is missing or wrong.
+        UnavailableError: the database cannot be reached.
+    """
+    if chosen.database_url is None:
+        chosen.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    engine = database.connect(chosen.database_dsn, pool_size=pool_size)
+    database.migrate(engine)
+    sealer = Sealer(master_key(chosen))
+    broker_url = (
+        chosen.broker_url.get_secret_value()
+        if chosen.broker_url
+        else embedded.address(chosen.data_dir)
+    )
+    return Desk(
+        settings=chosen,
+        engine=engine,
+        store=open_store(engine, chosen),
+        endpoints=Endpoints(engine, sealer),
+        sealer=sealer,
+        broker_url=broker_url,
+        notifier=Notifier(broker_url),
+    )
+
+
+def open_store(engine: Engine, chosen: Settings) -> Store:
+    """Pick the store of this engine's database."""
+    rules = Rules(
+        lease_s=chosen.lease_s,
+        poison_after=chosen.poison_after,
+        breaker=Policy(
+            failures=chosen.breaker_failures,
+            ratio=chosen.breaker_ratio,
+            window_s=chosen.breaker_window_s,
+            minimum=chosen.breaker_minimum,
+            open_s=chosen.breaker_open_s,
+            open_max_s=chosen.breaker_open_max_s,
+            slow_after_ms=chosen.slow_after_ms,
+        ),
+    )
+    if engine.dialect.name == "postgresql":
+        return PostgresqlStore(engine, rules)
+    return SqliteStore(engine, rules)
+
+
+def current() -> Runtime:
+    """Return this process's runtime; built and started by the first call.
+
+    Raises:
+        SettingsError, UnavailableError: as :func:`open_desk`; the next call tries again.
+    """
+    with _lock:
+        if not _built:
+            chosen = settings.load()
+            telemetry.configure(chosen.log_level, chosen.log_format)
+            # A slot each, the settler and the tick: nobody waits for a connection.
+            desk = open_desk(chosen, pool_size=chosen.slots + 2)
+            runtime = Runtime(desk, f"{socket.gethostname()}:{os.getpid()}")
+            runtime.start()
+            _built.append(runtime)
+        return _built[0]
+
+
+def close() -> bool:
+    """Close this process's runtime, if it was ever built; see :meth:`Runtime.close`."""
+    with _lock:
+        return _built.pop().close() if _built else True
+
+
+def _give_up() -> None:
+    telemetry.log(telemetry.Event.THREAD_LOST, level="error", pid=os.getpid())
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+_built: list[Runtime] = []
+_lock = Lock()

@@ -1,0 +1,265 @@
+"""One thread that writes verdicts in batches, at most ``wait_s`` after the reply.
+
+Must never forget a reply while its lease can still be kept, and never write one without the
+claim number it was made under.
+"""
+
+from collections import defaultdict, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from threading import Event, Thread
+
+from worker import clock, telemetry
+from worker.errors import PaynotifyError, UnavailableError
+from worker.models import Claimed, Decision, Endpoint, Pool, Reply, Settlement, Tally
+from worker.store import Store
+
+# A verdict that could not be written is given up this long before its lease ends: a write that
+# is still on its way then must not meet the next owner.
+_BEFORE_LEASE_END_S = 1.0
+_RETRY_EVERY_S = 0.25
+
+
+class Batch:
+    """What became of one claim, counted as it settles."""
+
+    def __init__(self, size: int, pool: Pool, *, capped: bool) -> None:
+        self.pool = pool
+        self.capped = capped
+        self.counts = dict.fromkeys(Decision, 0)
+        self.names: tuple[str, ...] = ()
+        self.out = size
+        self.done = Event()
+        if not size:
+            self.done.set()
+
+    def settled(self, decision: Decision | None) -> None:
+        """Count one; None is a verdict that was dropped. Only the settler's thread calls it."""
+        if decision is not None:
+            self.counts[decision] += 1
+        self.out -= 1
+        if self.out <= 0:
+            self.done.set()
+
+    def summary(self) -> str:
+        """Say in one line what became of it, as Flower shows it.
+
+        Examples:
+            >>> batch = Batch(3, Pool.FAST, capped=False)
+            >>> batch.names = ("acme", "globex")
+            >>> batch.settled(Decision.DELIVERED)
+            >>> batch.settled(Decision.RETRY)
+            >>> batch.summary()
+            'acme +1 …: 1 delivered, 1 retry, 1 on the way'
+        """
+        first = self.names[0] if self.names else "?"
+        others = f" +{len(self.names) - 1} …" if len(self.names) > 1 else ""
+        counts = [f"{count} {decision}" for decision, count in self.counts.items() if count]
+        if self.out > 0:
+            counts.append(f"{self.out} on the way")
+        return f"{first}{others}: {', '.join(counts) or 'nothing sent'}"
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What travels with a request and comes back with its reply.
+
+    Attributes:
+        keep_until_s: monotonic time after which the lease may be somebody else's.
+    """
+
+    claimed: Claimed
+    endpoint: Endpoint
+    secret_version: int
+    batch: Batch
+    keep_until_s: float
+
+
+Answer = tuple[Sent, Reply]
+
+
+class Settler:
+    """Judges and writes answers; see the module.
+
+    Args:
+        store: where verdicts go.
+        judge: turns an answer into a settlement; pure.
+        on_gone: told the endpoint id of a 410, before it is written.
+        on_settled: told the batches that moved, after they are written.
+        batch_size: verdicts written at once, at most.
+        wait_s: how long a verdict waits for company.
+        slow_after_ms: replies slower than this are worth telling the breaker.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        judge: Callable[[Sent, Reply], Settlement],
+        on_gone: Callable[[int], object],
+        on_settled: Callable[[set[Batch]], None],
+        batch_size: int,
+        wait_s: float,
+        slow_after_ms: float,
+    ) -> None:
+        self._store = store
+        self._judge = judge
+        self._on_gone = on_gone
+        self._on_settled = on_settled
+        self._batch_size = batch_size
+        self._wait_s = wait_s
+        self._slow_after_ms = slow_after_ms
+        self._answers: deque[Answer] = deque()
+        self._some = Event()
+        self._closing = Event()
+        self._thread = Thread(target=self._run, name="settler", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def put(self, answers: Sequence[Answer]) -> None:
+        """Hand over answers; returns at once, from any thread."""
+        self._answers.extend(answers)
+        # Below a batch the thread wakes by itself when the wait is over.
+        if not self._some.is_set():
+            self._some.set()
+
+    def close(self, *, timeout_s: float) -> bool:
+        """Write what is there and stop; says whether everything was written in time."""
+        self._closing.set()
+        self._some.set()
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs; a process whose settler died must not claim."""
+        return self._thread.is_alive()
+
+    def _run(self) -> None:
+        while True:
+            self._some.wait()
+            self._some.clear()
+            if not self._closing.is_set() and len(self._answers) < self._batch_size:
+                # Company: a round trip for one verdict costs as much as for two hundred.
+                self._closing.wait(self._wait_s)
+            while self._answers:
+                batch = [
+                    self._answers.popleft()
+                    for _ in range(min(self._batch_size, len(self._answers)))
+                ]
+                self._settle(batch)
+            if self._closing.is_set() and not self._answers:
+                return
+
+    def _settle(self, answers: Sequence[Answer]) -> None:
+        """Judge and write one batch, again and again while the database is away."""
+        pairs = [pair for answer in answers if (pair := self._judged(answer))]
+        for endpoint_id in {
+            settlement.claimed.endpoint_id
+            for settlement, _ in pairs
+            if settlement.verdict.decision is Decision.HOLD
+        }:
+            self._on_gone(endpoint_id)
+        while pairs:
+            try:
+                settled = self._store.settle([settlement for settlement, _ in pairs])
+            except UnavailableError as error:
+                telemetry.count_settle_retry()
+                telemetry.log(telemetry.Event.SETTLE_RETRY, level="warning", why=str(error))
+                clock.sleep(_RETRY_EVERY_S)
+                pairs = self._still_ours(pairs)
+            except Exception as error:  # noqa: BLE001 - one row must not take its batch along
+                self._one_by_one(pairs, error)
+                return
+            else:
+                self._wrote(pairs, frozenset(settled.stale))
+                return
+
+    def _judged(self, answer: Answer) -> tuple[Settlement, Sent] | None:
+        sent, reply = answer
+        try:
+            return self._judge(sent, reply), sent
+        except Exception as error:  # noqa: BLE001 - its lease brings the row back, three times
+            _unsettled(sent, error)
+            return None
+
+    def _one_by_one(self, pairs: list[tuple[Settlement, Sent]], error: Exception) -> None:
+        """Write what the database does not take as a batch; the outcome without the evidence."""
+        for settlement, sent in pairs:
+            bare = replace(settlement, evidence="", error=f"evidence not stored: {error!r:.200}")
+            try:
+                settled = self._store.settle([bare if len(pairs) == 1 else settlement])
+            except Exception as again:  # noqa: BLE001
+                if len(pairs) > 1:
+                    self._one_by_one([(settlement, sent)], again)
+                else:
+                    _unsettled(sent, again)
+                continue
+            self._wrote([(settlement, sent)], frozenset(settled.stale))
+
+    def _still_ours(self, pairs: list[tuple[Settlement, Sent]]) -> list[tuple[Settlement, Sent]]:
+        now = clock.monotonic_s() + _BEFORE_LEASE_END_S
+        lost = [sent for _, sent in pairs if sent.keep_until_s <= now]
+        for sent in lost:
+            telemetry.count_stale()
+            sent.batch.settled(None)
+        return [(settlement, sent) for settlement, sent in pairs if sent.keep_until_s > now]
+
+    def _wrote(self, pairs: list[tuple[Settlement, Sent]], stale: frozenset[int]) -> None:
+        batches = set()
+        for settlement, sent in pairs:
+            decision = settlement.verdict.decision
+            late = settlement.claimed.id in stale
+            sent.batch.settled(None if late else decision)
+            batches.add(sent.batch)
+        telemetry.count_settled(pairs, stale)
+        self._tell_health([s for s, _ in pairs])
+        self._on_settled(batches)
+
+    def _tell_health(self, settlements: Sequence[Settlement]) -> None:
+        """Move breakers on; spotless lanes that stay spotless cost nothing."""
+        tallies = tallied(settlements, slow_after_ms=self._slow_after_ms)
+        if not tallies:
+            return
+        try:
+            self._store.tell_health(tallies)
+        except PaynotifyError as error:
+            # Health is advice, not truth: the next failures will say it again.
+            telemetry.log(telemetry.Event.HEALTH_LOST, level="warning", why=str(error))
+
+
+def _unsettled(sent: Sent, error: Exception) -> None:
+    telemetry.log(
+        telemetry.Event.UNSETTLED,
+        level="error",
+        notification=sent.claimed.id,
+        why=f"{type(error).__name__}: {error}",
+    )
+    sent.batch.settled(None)
+
+
+def tallied(settlements: Sequence[Settlement], *, slow_after_ms: float) -> dict[int, Tally]:
+    """Count per lane what is worth telling its breaker.
+
+    A lane without trouble whose sends all went well and quickly is left out.
+    """
+    marked = {
+        s.claimed.lane_id
+        for s in settlements
+        if s.verdict.healthy is False or s.claimed.troubled or s.elapsed_ms >= slow_after_ms
+    }
+    if not marked:
+        return {}
+    counts: defaultdict[int, list[float]] = defaultdict(lambda: [0, 0, 0.0])
+    for settlement in settlements:
+        if settlement.claimed.lane_id not in marked or settlement.verdict.healthy is None:
+            continue
+        count = counts[settlement.claimed.lane_id]
+        count[0 if settlement.verdict.healthy else 1] += 1
+        count[2] += settlement.elapsed_ms
+    return {
+        lane_id: Tally(ok=int(ok), failed=int(failed), latency_ms=total_ms / (ok + failed))
+        for lane_id, (ok, failed, total_ms) in counts.items()
+    }

@@ -1,0 +1,54 @@
+"""From a claimed notification to the exact request of one attempt.
+
+Must never change a byte of the payload but where the endpoint's scheme says so, and never let a
+URL through that the guard forbids today.
+"""
+
+from worker.guard import check_url
+from worker.models import Claimed, Endpoint, Request
+from worker.signers.contract import Message
+from worker.signers.registry import find
+
+
+def shaped(claimed: Claimed, endpoint: Endpoint, *, signed_at: int, tag: object) -> Request:
+    """Make the exact request of one attempt.
+
+    Args:
+        claimed: whose attempt.
+        endpoint: at the version the claim names.
+        tag: comes back with the reply.
+        signed_at: whole seconds since 1970, as the signature will say.
+
+    Raises:
+        UrlRefusedError: the guard forbids the URL now, whatever it said at registration.
+        BadFieldError: the scheme cannot sign this.
+    """
+    url = claimed.notify_url or endpoint.url
+    check_url(url, endpoint.allowed)
+    shape = find(endpoint.scheme).shape(
+        Message(
+            message_id=claimed.message_id,
+            event_type=claimed.event_type,
+            event_key=claimed.event_key,
+            order_no=claimed.order_no,
+            attempt_no=claimed.attempt_no,
+            url=url,
+            method=endpoint.method,
+            content_type=claimed.content_type or endpoint.content_type,
+            headers=claimed.headers,
+            body=claimed.payload,
+            signed_at=signed_at,
+            secrets=endpoint.secrets,
+        )
+    )
+    return Request(
+        tag=tag,
+        method=shape.method,
+        url=shape.url,
+        headers=shape.headers,
+        body=shape.body,
+        timeout_s=endpoint.timeout_s,
+        allowed=endpoint.allowed,
+        ca_pem=endpoint.ca_pem,
+        client_pem=endpoint.client_pem,
+    )

@@ -1,0 +1,250 @@
+"""PostgreSQL's statements of the delivery engine: each one line of what it is for.
+
+Every row lookup by a set of ids is written ``= ANY(ARRAY(…))``: the planner then always uses the
+primary key, whatever its statistics say about a table that was empty a minute ago.
+"""
+
+from worker.tables import SUSPECT_AFTER
+
+# One claim at a time in the whole installation. A claim counts what each lane has on the wire;
+# two at once would each see the other's rows missing and overshoot the cap together. A claim of
+# 200 rows holds this for some 3 ms.
+GATE = "SELECT pg_advisory_xact_lock(7274496)"
+
+# Lanes with claimable rows after %(after)s, one index probe per lane. {lanes} is filled in below.
+_HOP = f"""
+WITH RECURSIVE hop (lane_id, no) AS (
+  (SELECT d.lane_id, 1 FROM paynotify_delivery d
+    WHERE d.state = 'pending' AND d.abandoned < {SUSPECT_AFTER} AND d.lane_id > %(after)s
+    ORDER BY d.lane_id LIMIT 1)
+  UNION ALL
+  SELECT (SELECT d.lane_id FROM paynotify_delivery d
+           WHERE d.state = 'pending' AND d.abandoned < {SUSPECT_AFTER}
+             AND d.lane_id > hop.lane_id
+           ORDER BY d.lane_id LIMIT 1), hop.no + 1
+    FROM hop WHERE hop.lane_id IS NOT NULL AND hop.no <= %(hops)s
+)"""  # noqa: S608 - a constant
+
+# A lane with anything to remember: its successes matter too.
+_TROUBLED = """lane.failures_in_row <> 0 OR lane.window_at IS NOT NULL
+         OR lane.open_until IS NOT NULL OR lane.ramp IS NOT NULL OR lane.slow AS troubled"""
+
+# What each row of a claim carries away, from the narrow and the wide table.
+_CARRIED = """
+       t.id, t.lane_id, t.attempt_no, t.tries, t.claim_no, l.endpoint_id, l.config_no, l.troubled,
+       n.message_id, n.event_type, n.event_key, n.order_no, n.payload, n.content_type, n.headers,
+       n.notify_url, n.schedule, n.trace_id,
+       extract(epoch FROM n.expires_at - statement_timestamp())::float8 AS expires_in_s"""
+
+# Take due rows fairly: hop to lanes that have room, share the batch among them, lease, open
+# attempts, take tokens. Always answers at least one row: where it got to.
+CLAIM = f"""{_HOP},
+room AS MATERIALIZED (
+  SELECT l.id, l.endpoint_id, l.config_no, l.rate_per_s, l.troubled, r.room, f.tokens
+    FROM hop
+   CROSS JOIN LATERAL (
+      SELECT lane.*, {_TROUBLED}
+        FROM paynotify_lane lane
+       WHERE lane.id = hop.lane_id AND NOT lane.held AND lane.slow = %(slow)s
+         AND (lane.open_until IS NULL OR lane.open_until <= statement_timestamp())
+       LIMIT 1) l
+   CROSS JOIN LATERAL (
+      SELECT CASE WHEN l.rate_per_s IS NULL THEN NULL ELSE
+        least(greatest(l.rate_per_s, 1), l.tokens + l.rate_per_s * greatest(0,
+          extract(epoch FROM statement_timestamp() - l.tokens_at)::float8)) END AS tokens) f
+   CROSS JOIN LATERAL (
+      SELECT least(
+        CASE WHEN l.open_until IS NOT NULL THEN 1
+             ELSE least(l.in_flight_cap, coalesce(l.ramp, l.in_flight_cap)) END - count(*),
+        coalesce(floor(f.tokens), 1000000))::int AS room
+        FROM paynotify_delivery s WHERE s.state = 'sending' AND s.lane_id = l.id) r
+   WHERE r.room > 0
+   LIMIT %(limit)s
+),
+share AS MATERIALIZED (
+  SELECT ceil(%(limit)s::float8 / greatest(count(*), 1))::int AS share FROM room
+),
+picked AS MATERIALIZED (
+  SELECT p.id
+    FROM room CROSS JOIN share
+   CROSS JOIN LATERAL (
+      SELECT d.id FROM paynotify_delivery d
+       WHERE d.state = 'pending' AND d.abandoned < {SUSPECT_AFTER} AND d.lane_id = room.id
+       ORDER BY d.priority, d.due_at
+       LIMIT least(share.share, room.room) FOR NO KEY UPDATE SKIP LOCKED) p
+   LIMIT %(limit)s
+),
+taken AS (
+  UPDATE paynotify_delivery d
+     SET state = 'sending', claim_no = d.claim_no + 1, attempt_no = d.attempt_no + 1,
+         tries = d.tries + 1,
+         lease_until = statement_timestamp() + make_interval(secs => %(lease_s)s)
+   WHERE d.id = ANY(ARRAY(SELECT id FROM picked))
+  RETURNING d.id, d.lane_id, d.attempt_no, d.tries, d.claim_no
+),
+opened AS (
+  INSERT INTO paynotify_attempt (notification_id, attempt_no, claim_no, worker, started_at)
+  SELECT id, attempt_no, claim_no, %(worker)s, statement_timestamp() FROM taken
+),
+spent AS (
+  UPDATE paynotify_lane l
+     SET tokens = room.tokens - used.rows, tokens_at = statement_timestamp()
+    FROM room JOIN (SELECT lane_id, count(*) AS rows FROM taken GROUP BY lane_id) used
+      ON used.lane_id = room.id
+   WHERE l.id = room.id AND room.rate_per_s IS NOT NULL
+)
+SELECT CASE WHEN (SELECT count(*) FROM room) >= %(limit)s THEN (SELECT max(id) FROM room)
+            WHEN (SELECT bool_or(lane_id IS NULL) FROM hop) IS DISTINCT FROM false THEN 0
+            ELSE (SELECT max(lane_id) FROM hop) END AS next_after,
+       (SELECT share FROM share) AS share,
+       c.*
+  FROM (SELECT 1) one
+  LEFT JOIN LATERAL (
+    SELECT {_CARRIED}, l.room
+      FROM taken t
+      JOIN room l ON l.id = t.lane_id
+     CROSS JOIN LATERAL (SELECT * FROM paynotify_notification WHERE id = t.id LIMIT 1) n
+  ) c ON true
+"""  # noqa: S608 - constants
+
+# Take the one row that has been suspect for longest, whatever its pool.
+CLAIM_SUSPECT = f"""
+WITH picked AS MATERIALIZED (
+  SELECT d.id FROM paynotify_delivery d
+   CROSS JOIN LATERAL (
+      SELECT 1 FROM paynotify_lane l
+       WHERE l.id = d.lane_id AND NOT l.held
+         AND (l.open_until IS NULL OR l.open_until <= statement_timestamp()) LIMIT 1) l
+   WHERE d.state = 'pending' AND d.abandoned >= {SUSPECT_AFTER}
+   ORDER BY d.due_at LIMIT 1 FOR NO KEY UPDATE OF d SKIP LOCKED
+),
+taken AS (
+  UPDATE paynotify_delivery d
+     SET state = 'sending', claim_no = d.claim_no + 1, attempt_no = d.attempt_no + 1,
+         tries = d.tries + 1,
+         lease_until = statement_timestamp() + make_interval(secs => %(lease_s)s)
+   WHERE d.id = ANY(ARRAY(SELECT id FROM picked))
+  RETURNING d.id, d.lane_id, d.attempt_no, d.tries, d.claim_no
+),
+opened AS (
+  INSERT INTO paynotify_attempt (notification_id, attempt_no, claim_no, worker, started_at)
+  SELECT id, attempt_no, claim_no, %(worker)s, statement_timestamp() FROM taken
+)
+SELECT {_CARRIED}
+  FROM taken t
+ CROSS JOIN LATERAL (
+    SELECT lane.*, {_TROUBLED} FROM paynotify_lane lane WHERE lane.id = t.lane_id LIMIT 1) l
+ CROSS JOIN LATERAL (SELECT * FROM paynotify_notification WHERE id = t.id LIMIT 1) n
+"""  # noqa: S608 - constants
+
+# Which pools have a lane that a claim would serve.
+DUE_POOLS = f"""{_HOP}
+SELECT DISTINCT l.slow
+  FROM hop
+ CROSS JOIN LATERAL (
+    SELECT lane.slow FROM paynotify_lane lane
+     WHERE lane.id = hop.lane_id AND NOT lane.held
+       AND (lane.open_until IS NULL OR lane.open_until <= statement_timestamp())
+     LIMIT 1) l
+"""  # noqa: S608 - a constant
+
+# A dead letter for each row of `buried` (id, reason, status, error, evidence).
+_BURY = """
+  INSERT INTO paynotify_dead_letter (notification_id, endpoint_id, reason, last_status, last_error,
+      last_reply, attempts, first_failed_at, last_failed_at)
+  SELECT b.id, n.endpoint_id, b.reason, b.status, b.error, b.evidence, b.attempt_no,
+      (SELECT min(a.started_at) FROM paynotify_attempt a WHERE a.notification_id = b.id),
+      statement_timestamp()
+    FROM buried b
+   CROSS JOIN LATERAL (SELECT endpoint_id FROM paynotify_notification WHERE id = b.id LIMIT 1) n"""
+
+# Write verdicts whose claim still holds, close their attempts, bury the dead.
+SETTLE = f"""
+WITH v AS MATERIALIZED (
+  SELECT * FROM unnest(%s::bigint[], %s::int[], %s::text[], %s::float8[], %s::int[], %s::text[],
+      %s::int[], %s::text[], %s::text[], %s::int[], %s::text[], %s::int[], %s::text[])
+    AS v (id, claim_no, state, delay_s, given_back, outcome, status, error, evidence, elapsed_ms,
+          remote_ip, secret_version, reason)
+),
+moved AS (
+  UPDATE paynotify_delivery d
+     SET state = v.state,
+         due_at = CASE WHEN v.state IN ('waiting', 'pending')
+                       THEN statement_timestamp() + make_interval(secs => v.delay_s)
+                       ELSE d.due_at END,
+         tries = d.tries - v.given_back, abandoned = 0, lease_until = NULL,
+         finished_at = CASE WHEN v.state IN ('delivered', 'dead') THEN statement_timestamp() END
+    FROM v
+   WHERE d.id = v.id AND d.claim_no = v.claim_no AND d.state = 'sending'
+  -- Carries what the rest needs: a second join with v would be guessed at ten rows and looped.
+  RETURNING d.id, d.attempt_no, v.state, v.outcome, v.status, v.error, v.evidence, v.elapsed_ms,
+            v.remote_ip, v.secret_version, v.reason
+),
+closed AS (
+  UPDATE paynotify_attempt a
+     SET finished_at = statement_timestamp(), outcome = m.outcome, status = m.status,
+         error = m.error, evidence = m.evidence, elapsed_ms = m.elapsed_ms,
+         remote_ip = m.remote_ip, secret_version = m.secret_version
+    FROM moved m
+   WHERE a.notification_id = m.id AND a.attempt_no = m.attempt_no
+),
+buried AS (
+  SELECT * FROM moved WHERE state = 'dead'
+),
+letters AS ({_BURY}
+)
+SELECT id FROM moved
+"""  # noqa: S608 - constants
+
+# Which of these claims were settled already (asked after a connection broke mid-settle).
+ALREADY = """
+SELECT a.notification_id
+  FROM unnest(%s::bigint[], %s::int[]) AS v (id, claim_no)
+ CROSS JOIN LATERAL (
+    SELECT a.notification_id FROM paynotify_attempt a
+     WHERE a.notification_id = v.id AND a.claim_no = v.claim_no
+       AND a.outcome IS NOT NULL AND a.outcome <> 'abandoned') a
+"""
+
+# Waiting rows whose time has come.
+STAGE = """
+WITH due AS MATERIALIZED (
+  SELECT id FROM paynotify_delivery
+   WHERE state = 'waiting' AND due_at <= statement_timestamp()
+   ORDER BY due_at LIMIT %(limit)s FOR NO KEY UPDATE SKIP LOCKED
+)
+UPDATE paynotify_delivery SET state = 'pending' WHERE id = ANY(ARRAY(SELECT id FROM due))
+"""
+
+# Rows whose lease ran out: back to pending, or dead when it happened too often in a row.
+RELEASE = f"""
+WITH lost AS MATERIALIZED (
+  SELECT id FROM paynotify_delivery
+   WHERE state = 'sending' AND lease_until < statement_timestamp()
+   LIMIT %(limit)s FOR NO KEY UPDATE SKIP LOCKED
+),
+moved AS (
+  UPDATE paynotify_delivery d
+     SET state = CASE WHEN d.abandoned + 1 >= %(poison_after)s THEN 'dead' ELSE 'pending' END,
+         abandoned = d.abandoned + 1, lease_until = NULL, due_at = statement_timestamp(),
+         finished_at = CASE WHEN d.abandoned + 1 >= %(poison_after)s
+                            THEN statement_timestamp() END
+   WHERE d.id = ANY(ARRAY(SELECT id FROM lost))
+  RETURNING d.id, d.attempt_no, d.state
+),
+closed AS (
+  UPDATE paynotify_attempt a
+     SET outcome = 'abandoned', finished_at = statement_timestamp(),
+         error = 'nobody came back with an answer before the lease ran out'
+    FROM moved
+   WHERE a.notification_id = moved.id AND a.attempt_no = moved.attempt_no AND a.outcome IS NULL
+),
+buried AS (
+  SELECT id, 'poison' AS reason, 0 AS status, '' AS evidence, attempt_no,
+         'its last ' || %(poison_after)s::int || ' attempts were never settled' AS error
+    FROM moved WHERE state = 'dead'
+),
+letters AS ({_BURY}
+)
+SELECT count(*) FILTER (WHERE state = 'pending'), count(*) FILTER (WHERE state = 'dead') FROM moved
+"""  # noqa: S608 - constants

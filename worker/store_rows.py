@@ -1,0 +1,52 @@
+"""How rows become facts and verdicts become rows, the same for both stores."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from worker.models import Claimed, Decision, Schedule, State, Verdict
+
+# The state each verdict leads to. A retry waits for its time; a hold is due as soon as its
+# endpoint is active again.
+STATE_AFTER = {
+    Decision.DELIVERED: State.DELIVERED.value,
+    Decision.RETRY: State.WAITING.value,
+    Decision.DEAD: State.DEAD.value,
+    Decision.HOLD: State.PENDING.value,
+}
+
+
+def given_back(verdict: Verdict) -> int:
+    """Say how many tries a verdict gives back: a hold says nothing about its notification."""
+    return 1 if verdict.decision is Decision.HOLD else 0
+
+
+def claimed_row(row: Sequence[Any]) -> Claimed:
+    """Read one row of a claim, in the column order of both stores' statements."""
+    headers, schedule = row[14], row[16]
+    return Claimed(
+        id=row[0],
+        lane_id=row[1],
+        attempt_no=row[2],
+        tries=row[3],
+        claim_no=row[4],
+        endpoint_id=row[5],
+        config_no=row[6],
+        troubled=bool(row[7]),
+        message_id=row[8],
+        event_type=row[9],
+        event_key=row[10],
+        order_no=row[11],
+        payload=row[12],
+        content_type=row[13],
+        headers=tuple((name, value) for name, value in json.loads(headers)) if headers else (),
+        notify_url=row[15],
+        schedule=_schedule(schedule) if schedule else None,
+        trace_id=row[17],
+        expires_in_s=row[18],
+    )
+
+
+def _schedule(text: str) -> Schedule:
+    found = json.loads(text)
+    return Schedule(delays_s=tuple(found["delays_s"]), jitter_ratio=found["jitter_ratio"])

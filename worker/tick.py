@@ -1,0 +1,108 @@
+"""The timer inside every worker process: what keeps work moving whatever the broker does.
+
+Each tick puts rows whose lease ran out back, stages what has come due, takes in the inbox and
+rings for what is due. A bell that nobody hears is answered here. Must never stop because of one
+error: the next tick tries again.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from threading import Event, Thread
+
+from worker import clock, telemetry
+from worker.deliver import Courier
+from worker.errors import PaynotifyError
+from worker.store import Store
+
+# Rows one statement moves: some 20 ms, so that no claim waits long for their locks.
+_STEP = 2000
+# After this many ticks with due rows and no delivery here, the broker is connected but deaf.
+_DEAF_TICKS = 5
+
+
+class Tick:
+    """Runs on a thread of its own.
+
+    Args:
+        store: released and staged.
+        courier: rings and, when nobody hears, delivers.
+        give_up: ends this process when its courier lost a thread.
+        take_in: accepts a bounded part of the inbox; says how many it took.
+        every_s: seconds between two ticks.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        courier: Courier,
+        take_in: Callable[[], int],
+        give_up: Callable[[], None],
+        every_s: float,
+    ) -> None:
+        self._store = store
+        self._give_up = give_up
+        self._courier = courier
+        self._take_in = take_in
+        self._every_s = every_s
+        self._closing = Event()
+        self._thread = Thread(target=self._run, name="tick", daemon=True)
+
+    def start(self) -> None:
+        """Start ticking, the first time at once."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop; waits for the step that runs."""
+        self._closing.set()
+        self._thread.join(10)
+
+    def once(self) -> None:
+        """Do everything a tick does, once. Calling it twice does nothing twice."""
+        if not self._courier.alive:
+            self._give_up()
+            return
+        released = self._store.release(limit=_STEP)
+        if released.again or released.poisoned:
+            telemetry.count_abandoned(released.again + released.poisoned)
+            telemetry.log(
+                telemetry.Event.RELEASED,
+                level="warning",
+                again=released.again,
+                poisoned=released.poisoned,
+            )
+        while not self._closing.is_set() and self._store.stage(limit=_STEP) == _STEP:
+            pass
+        while not self._closing.is_set() and self._take_in():
+            pass
+        for pool in self._store.due_pools():
+            if self._deaf():
+                self._courier.unheard.add(pool)
+            self._courier.ring(pool)
+        if not self._closing.is_set():
+            self._courier.deliver_suspect()
+
+    def _deaf(self) -> bool:
+        quiet_s = clock.monotonic_s() - self._courier.last_delivery_s
+        return quiet_s > max(_DEAF_TICKS * self._every_s, 2.0)
+
+    def _run(self) -> None:
+        due_s = clock.monotonic_s()
+        while not self._closing.is_set():
+            if clock.monotonic_s() >= due_s:
+                due_s = clock.monotonic_s() + self._every_s
+                self._safely(self.once)
+            for pool in self._courier.unheard.wait(max(0.0, due_s - clock.monotonic_s())):
+                self._safely(partial(self._courier.deliver, pool, linger=False))
+
+    def _safely(self, step: Callable[[], object]) -> None:
+        try:
+            step()
+        except PaynotifyError as error:
+            telemetry.log(telemetry.Event.TICK_FAILED, level="warning", why=str(error))
+            self._closing.wait(min(1.0, self._every_s))
+        except Exception as error:  # noqa: BLE001 - the timer outlives any single mistake
+            telemetry.log(
+                telemetry.Event.TICK_FAILED, level="error", why=f"{type(error).__name__}: {error}"
+            )
+            self._closing.wait(min(1.0, self._every_s))
