@@ -12,9 +12,11 @@ import pytest
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+from sqlalchemy import Engine, func, select
 
 from tests.chaos_proxy import ChaosProxy
 from tests.services import PostgresServer, RedisServer
+from worker import tables
 
 
 def _client(port: int, *, wait_s: float = 0.3) -> redis.Redis:
@@ -73,6 +75,15 @@ def test_every_test_gets_a_database_of_its_own(postgres: PostgresServer) -> None
         connection.execute("SELECT * FROM mine")
     for name in (first, second):
         postgres.forget_database(name)
+
+
+@pytest.mark.parametrize("round_no", [1, 2])
+def test_an_engine_comes_migrated_and_empty(engine: Engine, round_no: int) -> None:
+    with engine.begin() as connection:
+        count = select(func.count()).select_from(tables.inbox)
+        assert connection.execute(count).scalar_one() == 0
+        row = {"merchant": "m", "event_type": "t", "event_key": "k", "payload": "{}"}
+        connection.execute(tables.inbox.insert().values(**row))
 
 
 def test_servers_die_and_leave_nothing_when_their_parent_is_killed() -> None:

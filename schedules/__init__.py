@@ -1,0 +1,1 @@
+"""Scheduled work around the engine: cron, sweeps, reconciliation; imports worker, never back."""
