@@ -125,6 +125,11 @@ def test_a_good_probe_closes_it_with_a_ramp_and_not_a_flood() -> None:
     assert closed == Health()
 
 
+def test_a_ramp_that_reaches_the_cap_is_over() -> None:
+    assert then(Health(ramp=4, opened_times=1), OK, cap=8) == Health()
+    assert then(Health(ramp=4, opened_times=1), OK, cap=9).ramp == 8
+
+
 @pytest.mark.parametrize("cap", [1, 2])
 def test_a_lane_that_never_has_more_than_two_on_the_wire_needs_no_ramp(cap: int) -> None:
     assert then(due_for_probe(3), OK, cap=cap) == Health()

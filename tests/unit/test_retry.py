@@ -94,9 +94,11 @@ def test_a_2xx_without_the_word_is_tried_again() -> None:
     assert judged(Reply(status=200, body=b"success\n"), ack=rule) is DELIVERED
 
 
-def test_a_status_beside_a_failure_acknowledges_nothing() -> None:
-    reply = Reply(failure=Failure.TIMEOUT, status=200)
-    assert judged(reply) == retry(Outcome.FAILED, healthy=False)
+@pytest.mark.parametrize("status", [200, 410, 429, 503, 400])
+def test_a_status_beside_a_failure_says_nothing(status: int) -> None:
+    reply = Reply(failure=Failure.TIMEOUT, status=status, retry_after="600")
+    verdict = judged(reply, terminal_statuses=(400,))
+    assert verdict == retry(Outcome.FAILED, healthy=False)
 
 
 def test_a_status_the_rule_lists_is_an_acknowledgement_even_when_it_is_410() -> None:
