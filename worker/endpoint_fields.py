@@ -15,14 +15,13 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from worker import ack, guard, retry
 from worker.errors import BadFieldError
+from worker.fields import check_content_type, parse_schedule
 from worker.models import AckRule, Allowed, Schedule
 from worker.signers import registry
 
 METHODS = ("POST", "PUT", "GET")
 TIMEOUT_MAX_S = 60.0
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-_VISIBLE = re.compile(r"[\x21-\x7e]+")
-_CONTENT_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+(; ?[\x21-\x7e]+)*")
 _PEM_MAX = 65_536
 _EVENTS_MAX = 50
 
@@ -63,13 +62,6 @@ def check_name(name: str) -> str:
     return name
 
 
-def visible(value: object, field: str, most: int) -> str:
-    """Return the value when it is text of 1 to ``most`` visible ASCII characters."""
-    if not isinstance(value, str) or not _VISIBLE.fullmatch(value) or len(value) > most:
-        raise BadFieldError(field, f"must be 1 to {most} visible ASCII characters without spaces")
-    return value
-
-
 def check_person(value: str, field: str) -> str:
     """Return ``who`` or ``why`` of a change: 1 to 500 characters that are no mere spaces."""
     if not isinstance(value, str) or not value.strip() or len(value) > 500:
@@ -102,15 +94,6 @@ def check_method(method: str) -> str:
     return method.upper()
 
 
-def check_content_type(value: str) -> str:
-    """Return a media type such as ``application/json; charset=utf-8``."""
-    if not isinstance(value, str) or len(value) > 128 or not _CONTENT_TYPE.fullmatch(value):
-        raise BadFieldError(
-            "content_type", f"{str(value)[:130]!r} is no media type; an example: application/json"
-        )
-    return value
-
-
 def check_number(value: float, field: str, low: float, high: float) -> float:
     """Return a number within a range; NaN and booleans are refused."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
@@ -135,27 +118,6 @@ def check_terminal(statuses: Sequence[int]) -> tuple[int, ...]:
     return tuple(
         sorted({check_count(status, "terminal_statuses", 300, 999) for status in statuses})
     )
-
-
-def parse_schedule(text: str, field: str = "schedule") -> Schedule:
-    """Read a schedule from one line: seconds after each failed try, or ``none``.
-
-    Examples:
-        >>> parse_schedule("60, 300,600").delays_s
-        (60, 300, 600)
-        >>> parse_schedule("none").delays_s
-        ()
-    """
-    parts = [] if text.strip() == "none" else [part.strip() for part in text.split(",")]
-    if not all(part.isascii() and part.isdigit() and len(part) <= 8 for part in parts):
-        raise BadFieldError(
-            field,
-            f"{text[:80]!r} is no schedule; write whole seconds separated by commas, like "
-            "60,300,600, or none for a single try",
-        )
-    schedule = Schedule(delays_s=tuple(int(part) for part in parts))
-    retry.check_schedule(schedule, field)
-    return schedule
 
 
 def check_schedules(value: SchedulesInput) -> tuple[tuple[str, Schedule], ...]:

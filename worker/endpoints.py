@@ -19,6 +19,7 @@ from worker import guard, tables
 from worker.endpoint_fields import Fields
 from worker.endpoint_rows import config_text, read_endpoint
 from worker.errors import BadFieldError, NotFoundError, WrongStateError
+from worker.fields import visible
 from worker.models import Endpoint, EndpointState, Secret
 from worker.sealing import Sealer
 from worker.signers import registry
@@ -94,7 +95,7 @@ class Endpoints:
         draft = Endpoint(
             id=0,
             name=check.check_name(name),
-            merchant=check.visible(merchant, "merchant", 64),
+            merchant=visible(merchant, "merchant", 64),
             url="",
             timeout_s=self._timeout_s,
             in_flight_cap=self._in_flight_cap,

@@ -1,0 +1,202 @@
+"""Drafts: what a host asks to have delivered, checked field by field before anything is written.
+
+Pure. Must never let through what a merchant could not be sent: here the host still sees it.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from worker.endpoint_rows import schedule_text
+from worker.errors import BadFieldError
+from worker.fields import check_content_type, parse_schedule, visible
+from worker.guard import check_headers
+from worker.models import Schedule
+from worker.payload import encode
+from worker.retry import check_schedule
+
+_EVENT_TYPE = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*").fullmatch
+_EVENT_TYPE_MAX = 128
+# Beyond these years the two databases and their drivers no longer agree on what they can hold.
+_EARLIEST = datetime(1970, 1, 2, tzinfo=UTC)
+_LATEST = datetime(2200, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Enqueue:
+    """One event to be delivered; exactly one of ``merchant`` and ``endpoint`` is given.
+
+    Attributes:
+        merchant: all of its endpoints that want this event type get it.
+        endpoint: name of the one endpoint that gets it, whatever its event filter.
+        event_type: dotted words, at most 128 characters (``payment.succeeded``).
+        event_key: the event's identity, unique per endpoint for ever, 1 to 200 visible ASCII
+            characters.
+        payload: see :func:`worker.payload.encode`; at most 256 KiB.
+        order_no: to find it by, 1 to 128 visible ASCII characters.
+        notify_url: where this one goes instead of the endpoint's URL.
+        content_type: of the payload; None is the endpoint's.
+        headers: at most 10 more, see :func:`worker.guard.check_header`.
+        deliver_at: not before (aware, or ISO 8601 text with an offset); None is now.
+        expires_at: given up after (aware), later than ``deliver_at``; None is never.
+        priority: 0 first to 9 last, within one endpoint.
+        schedule: instead of the endpoint's; also as text, ``60,300,600``.
+        trace_id: 1 to 128 visible ASCII characters, kept with it.
+    """
+
+    event_type: str
+    event_key: str
+    payload: object
+    merchant: str | None = None
+    endpoint: str | None = None
+    order_no: str | None = None
+    notify_url: str | None = None
+    content_type: str | None = None
+    headers: Mapping[str, str] | None = None
+    deliver_at: datetime | str | None = None
+    expires_at: datetime | str | None = None
+    priority: int = 5
+    schedule: Schedule | str | None = None
+    trace_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """An event that passed all checks but those that need its endpoint.
+
+    Attributes:
+        payload: the bytes that will be sent, frozen.
+        payload_type: media type of a payload we encoded ourselves; None when we did not.
+        headers: JSON list of pairs; None is none.
+        schedule: JSON; None is the endpoint's.
+    """
+
+    merchant: str | None
+    endpoint: str | None
+    event_type: str
+    event_key: str
+    payload: bytes
+    payload_type: str | None
+    order_no: str | None
+    notify_url: str | None
+    content_type: str | None
+    headers: str | None
+    deliver_at: datetime | None
+    expires_at: datetime | None
+    priority: int
+    schedule: str | None
+    trace_id: str | None
+
+
+def draft(event: Enqueue) -> Draft:
+    """Check an event and freeze its payload.
+
+    Raises:
+        BadFieldError: names the first field that is wrong.
+    """
+    _check_receiver(event)
+    payload, payload_type = encode(event.payload)
+    deliver_at = _moment(event.deliver_at, "deliver_at")
+    return Draft(
+        merchant=event.merchant,
+        endpoint=event.endpoint,
+        event_type=_event_type(event.event_type),
+        event_key=visible(event.event_key, "event_key", 200),
+        payload=payload,
+        payload_type=payload_type,
+        order_no=_maybe_visible(event.order_no, "order_no"),
+        notify_url=_notify_url(event.notify_url),
+        content_type=None if event.content_type is None else check_content_type(event.content_type),
+        headers=_headers(event.headers),
+        deliver_at=deliver_at,
+        expires_at=_expires_at(event.expires_at, deliver_at),
+        priority=_priority(event.priority),
+        schedule=_schedule(event.schedule),
+        trace_id=_maybe_visible(event.trace_id, "trace_id"),
+    )
+
+
+def _check_receiver(event: Enqueue) -> None:
+    if (event.merchant is None) == (event.endpoint is None):
+        raise BadFieldError("merchant", "give either merchant or endpoint, one of the two")
+    if event.merchant is not None:
+        visible(event.merchant, "merchant", 64)
+    else:
+        visible(event.endpoint, "endpoint", 64)
+
+
+def _event_type(value: object) -> str:
+    if not isinstance(value, str) or len(value) > _EVENT_TYPE_MAX or not _EVENT_TYPE(value):
+        raise BadFieldError(
+            "event_type",
+            f"{str(value)[:130]!r} is no event type; write words of letters, digits, - and _ "
+            f"with dots between, at most {_EVENT_TYPE_MAX} characters, like payment.succeeded",
+        )
+    return value
+
+
+def _maybe_visible(value: object, field: str) -> str | None:
+    return None if value is None else visible(value, field, 128)
+
+
+def _notify_url(value: object) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise BadFieldError("notify_url", f"must be text, not {type(value).__name__}")
+    return value
+
+
+def _headers(headers: object) -> str | None:
+    if headers is None:
+        return None
+    if not isinstance(headers, Mapping):
+        raise BadFieldError("headers", f"must be a mapping, not {type(headers).__name__}")
+    pairs = check_headers(headers)
+    return json.dumps(pairs, separators=(",", ":")) if pairs else None
+
+
+def _moment(value: object, field: str) -> datetime | None:
+    if value is None:
+        return None
+    moment = value
+    if isinstance(value, str):
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            moment = None
+    if not isinstance(moment, datetime) or moment.utcoffset() is None:
+        raise BadFieldError(
+            field,
+            "must be a datetime with a time zone, datetime.now(UTC) for example, or such text: "
+            "2026-01-31T09:30:00+08:00",
+        )
+    if not _EARLIEST <= moment <= _LATEST:
+        raise BadFieldError(field, f"is {moment.isoformat()}, must be within 1970 to 2200")
+    return moment
+
+
+def _expires_at(value: object, deliver_at: datetime | None) -> datetime | None:
+    expires_at = _moment(value, "expires_at")
+    if expires_at is not None and deliver_at is not None and expires_at <= deliver_at:
+        raise BadFieldError(
+            "expires_at", "is not after deliver_at, so it could never be sent; set it later"
+        )
+    return expires_at
+
+
+def _priority(value: object) -> int:
+    if type(value) is not int or not 0 <= value <= 9:
+        raise BadFieldError("priority", f"is {value!r}, must be a whole number from 0 to 9")
+    return value
+
+
+def _schedule(value: object) -> str | None:
+    if isinstance(value, str):
+        return schedule_text(parse_schedule(value))
+    if value is None:
+        return None
+    if not isinstance(value, Schedule):
+        raise BadFieldError("schedule", "must be a Schedule or text like 60,300,600")
+    check_schedule(value)
+    return schedule_text(value)

@@ -1,0 +1,52 @@
+"""Checks that several kinds of fields share; every refusal names the field.
+
+Must need nothing beyond the standard library: hosts import it.
+"""
+
+import re
+
+from worker.errors import BadFieldError
+from worker.models import Schedule
+from worker.retry import check_schedule
+
+_VISIBLE = re.compile(r"[\x21-\x7e]+").fullmatch
+_CONTENT_TYPE = re.compile(
+    r"[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+(; ?[\x21-\x7e]+)*"
+).fullmatch
+
+
+def visible(value: object, field: str, most: int) -> str:
+    """Return the value when it is text of 1 to ``most`` visible ASCII characters."""
+    if not isinstance(value, str) or not _VISIBLE(value) or len(value) > most:
+        raise BadFieldError(field, f"must be 1 to {most} visible ASCII characters without spaces")
+    return value
+
+
+def check_content_type(value: object) -> str:
+    """Return a media type such as ``application/json; charset=utf-8``."""
+    if not isinstance(value, str) or len(value) > 128 or not _CONTENT_TYPE(value):
+        raise BadFieldError(
+            "content_type", f"{str(value)[:130]!r} is no media type; an example: application/json"
+        )
+    return value
+
+
+def parse_schedule(text: str, field: str = "schedule") -> Schedule:
+    """Read a schedule from one line: seconds after each failed try, or ``none``.
+
+    Examples:
+        >>> parse_schedule("60, 300,600").delays_s
+        (60, 300, 600)
+        >>> parse_schedule("none").delays_s
+        ()
+    """
+    parts = [] if text.strip() == "none" else [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() and len(part) <= 8 for part in parts):
+        raise BadFieldError(
+            field,
+            f"{text[:80]!r} is no schedule; write whole seconds separated by commas, like "
+            "60,300,600, or none for a single try",
+        )
+    schedule = Schedule(delays_s=tuple(int(part) for part in parts))
+    check_schedule(schedule, field)
+    return schedule

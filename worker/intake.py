@@ -1,0 +1,241 @@
+"""Writes accepted events as notifications, inside the host's own transaction.
+
+Must never commit, and never write one event twice for one endpoint, whoever else writes it at
+the same moment. An *entry* is one
+event for one endpoint.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+
+from sqlalchemy import Connection, Table, bindparam, select, tuple_
+from sqlalchemy.dialects import postgresql, sqlite
+
+from worker import clock, guard, intake_sql, tables
+from worker.drafts import Draft
+from worker.endpoint_rows import read_endpoint
+from worker.errors import BadFieldError, EventKeyConflictError, NotFoundError, PaynotifyError
+from worker.intake_sql import Entry, Key
+from worker.models import Endpoint, EndpointState, Pool
+from worker.retry import matches
+
+_ENDPOINT, _LANE = tables.endpoint, tables.lane
+Outcome = tuple[int, ...] | PaynotifyError
+
+
+@dataclass(frozen=True, slots=True)
+class _Lane:
+    id: int
+    slow: bool
+
+
+class Intake:
+    """Takes drafts in for one transaction; forgets what it looked up when it is dropped.
+
+    Args:
+        connection: the host's, in its transaction.
+
+    Attributes:
+        pools: whom to ring for, once committed.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._of_merchant: dict[str, tuple[Endpoint, ...]] = {}
+        self._by_name: dict[str, Endpoint | None] = {}
+        self._lanes: dict[tuple[int, str], _Lane] = {}
+        self.pools: set[Pool] = set()
+
+    def take(self, drafts: Sequence[Draft]) -> list[Outcome]:
+        """Write drafts; calling it again with the same ones writes nothing and answers the same.
+
+        Args:
+            drafts: up to a few thousand; one statement writes them all.
+
+        Returns:
+            Per draft the ids of its notifications, one per subscribed endpoint, or why it was
+            refused. Of a draft that is refused for a conflict, entries for other endpoints may
+            have been written: the transaction is the caller's to roll back.
+        """
+        self._look_up(drafts)
+        outcomes: list[Outcome] = []
+        wanted: list[list[tuple[Endpoint, str]]] = []
+        for draft in drafts:
+            try:
+                wanted.append(self._receivers(draft))
+                outcomes.append(())
+            except PaynotifyError as error:
+                wanted.append([])
+                outcomes.append(error)
+        self._open_lanes({(to.id, host) for receivers in wanted for to, host in receivers if host})
+        entries = [
+            [self._entry(draft, to, host) for to, host in receivers]
+            for draft, receivers in zip(drafts, wanted, strict=True)
+        ]
+        known = self._write([entry for group in entries for entry in group])
+        for index, group in enumerate(entries):
+            if group:
+                outcomes[index] = _judge(group, known)
+        return outcomes
+
+    def _look_up(self, drafts: Iterable[Draft]) -> None:
+        merchants = {d.merchant for d in drafts if d.merchant} - self._of_merchant.keys()
+        names = {d.endpoint for d in drafts if d.endpoint} - self._by_name.keys()
+        if not merchants and not names:
+            return
+        query = (
+            select(_ENDPOINT, _LANE.c.id.label("lane_id"), _LANE.c.slow)
+            .join(_LANE, (_LANE.c.endpoint_id == _ENDPOINT.c.id) & (_LANE.c.host == ""))
+            .where(_ENDPOINT.c.merchant.in_(merchants) | _ENDPOINT.c.name.in_(names))
+            .where(_ENDPOINT.c.state != EndpointState.DELETED)
+            .order_by(_ENDPOINT.c.id)
+        )
+        self._of_merchant.update((merchant, ()) for merchant in merchants)
+        self._by_name.update((name, None) for name in names)
+        for row in self._connection.execute(query):
+            endpoint = read_endpoint(row)
+            self._lanes[endpoint.id, ""] = _Lane(row.lane_id, bool(row.slow))
+            if endpoint.merchant in merchants:
+                self._of_merchant[endpoint.merchant] += (endpoint,)
+            if endpoint.name in names:
+                self._by_name[endpoint.name] = endpoint
+
+    def _receivers(self, draft: Draft) -> list[tuple[Endpoint, str]]:
+        if draft.endpoint is not None:
+            endpoint = self._by_name[draft.endpoint]
+            if endpoint is None:
+                raise NotFoundError("endpoint", draft.endpoint, "register it, or check the name")
+            endpoints = [endpoint]
+        else:
+            endpoints = self._subscribed(draft)
+        if draft.notify_url is None:
+            return [(endpoint, "") for endpoint in endpoints]
+        if len(endpoints) > 1:
+            raise BadFieldError(
+                "endpoint",
+                f"merchant {draft.merchant} has {len(endpoints)} endpoints that want "
+                f"{draft.event_type}; with a notify_url, name one of them: "
+                + ", ".join(endpoint.name for endpoint in endpoints[:10]),
+            )
+        return [(endpoint, _host(draft.notify_url, endpoint)) for endpoint in endpoints]
+
+    def _subscribed(self, draft: Draft) -> list[Endpoint]:
+        of_merchant = self._of_merchant[str(draft.merchant)]
+        if not of_merchant:
+            raise NotFoundError(
+                "merchant", str(draft.merchant), "register an endpoint for it first"
+            )
+        return [
+            endpoint
+            for endpoint in of_merchant
+            if any(matches(pattern, draft.event_type) for pattern in endpoint.events)
+        ]
+
+    def _open_lanes(self, wanted: set[tuple[int, str]]) -> None:
+        missing = wanted - self._lanes.keys()
+        if not missing:
+            return
+        missing -= self._read_lanes(missing)
+        if missing:
+            self._make_lanes(sorted(missing))
+            self._read_lanes(missing)
+
+    def _read_lanes(self, wanted: set[tuple[int, str]]) -> set[tuple[int, str]]:
+        query = select(_LANE.c.id, _LANE.c.slow, _LANE.c.endpoint_id, _LANE.c.host).where(
+            tuple_(_LANE.c.endpoint_id, _LANE.c.host).in_(sorted(wanted))
+        )
+        found = set()
+        for row in self._connection.execute(query):
+            self._lanes[row.endpoint_id, row.host] = _Lane(row.id, bool(row.slow))
+            found.add((row.endpoint_id, row.host))
+        return found
+
+    def _make_lanes(self, wanted: list[tuple[int, str]]) -> None:
+        # FOR SHARE, so that nobody pauses the endpoint while its new lane is not yet visible:
+        # the lane would stay open. The copy below is a later statement and sees the last state.
+        ids = sorted({endpoint_id for endpoint_id, _ in wanted})
+        self._connection.execute(
+            select(_ENDPOINT.c.id)
+            .where(_ENDPOINT.c.id.in_(ids))
+            .order_by(_ENDPOINT.c.id)
+            .with_for_update(read=True)
+        )
+        columns = ("held", "in_flight_cap", "rate_per_s", "config_no")
+        copy = select(
+            _LANE.c.endpoint_id,
+            bindparam("new_host", type_=_LANE.c.host.type),
+            *(_LANE.c[name] for name in columns),
+        ).where(_LANE.c.endpoint_id == bindparam("of_endpoint"), _LANE.c.host == "")
+        statement = _insert(self._connection, _LANE).from_select(
+            ["endpoint_id", "host", *columns], copy
+        )
+        self._connection.execute(
+            statement,
+            [{"of_endpoint": endpoint_id, "new_host": host} for endpoint_id, host in wanted],
+        )
+
+    def _entry(self, draft: Draft, endpoint: Endpoint, host: str) -> Entry:
+        made_by_us = draft.payload_type
+        if made_by_us is not None and "json" in endpoint.content_type:
+            made_by_us = None
+        return Entry(
+            endpoint=endpoint.name,
+            endpoint_id=endpoint.id,
+            lane_id=self._lanes[endpoint.id, host].id,
+            slow=self._lanes[endpoint.id, host].slow,
+            message_id=message_id(endpoint.name, draft.event_key),
+            content_type=draft.content_type or made_by_us,
+            draft=draft,
+        )
+
+    def _write(self, entries: list[Entry]) -> dict[Key, tuple[int, bytes]]:
+        """Write what is new; answer id and payload of all, new or not."""
+        # The first of equal keys is written, the others are compared with it like any later call.
+        first: dict[Key, Entry] = {}
+        for entry in entries:
+            first.setdefault(entry.key, entry)
+        # In key order, so that two hosts that write the same events do not wait for each other
+        # in a circle.
+        fresh = intake_sql.write(self._connection, [first[key] for key in sorted(first)])
+        known = {key: (id_, first[key].draft.payload) for key, id_ in fresh.items()}
+        old = sorted(first.keys() - fresh.keys())
+        if old:
+            known |= intake_sql.read(self._connection, old)
+        now = clock.now()
+        self.pools |= {
+            Pool.SLOW if first[key].slow else Pool.FAST
+            for key in fresh
+            if (at := first[key].draft.deliver_at) is None or at <= now
+        }
+        return known
+
+
+def message_id(endpoint: str, event_key: str) -> str:
+    """Derive the id a merchant sees: the same event has the same id, even enqueued again.
+
+    Examples:
+        >>> message_id("acme", "order-1:paid")
+        'msg_02991ed3dbe69d58c1d935c880f4dceb'
+    """
+    return "msg_" + sha256(f"{endpoint}|{event_key}".encode()).hexdigest()[:32]
+
+
+def _judge(entries: list[Entry], known: dict[Key, tuple[int, bytes]]) -> Outcome:
+    ids = []
+    for entry in entries:
+        id_, payload = known[entry.key]
+        if payload != entry.draft.payload:
+            return EventKeyConflictError(entry.endpoint, entry.draft.event_key, id_)
+        ids.append(id_)
+    return tuple(ids)
+
+
+def _host(notify_url: str, endpoint: Endpoint) -> str:
+    return guard.origin(guard.check_url(notify_url, endpoint.allowed, field="notify_url"))
+
+
+def _insert(connection: Connection, table: Table) -> postgresql.Insert | sqlite.Insert:
+    if connection.dialect.name == "postgresql":
+        return postgresql.insert(table).on_conflict_do_nothing()
+    return sqlite.insert(table).on_conflict_do_nothing()
