@@ -27,7 +27,8 @@ WITH RECURSIVE hop (lane_id, no) AS (
 
 # A lane with anything to remember: its successes matter too.
 _TROUBLED = """lane.failures_in_row <> 0 OR lane.window_at IS NOT NULL
-         OR lane.open_until IS NOT NULL OR lane.ramp IS NOT NULL OR lane.slow AS troubled"""
+         OR lane.open_until IS NOT NULL OR lane.ramp IS NOT NULL OR lane.slow
+         OR lane.latency_ms <> 0 AS troubled"""
 
 # What each row of a claim carries away, from the narrow and the wide table.
 _CARRIED = """

@@ -65,7 +65,7 @@ SELECT id, attempt_no, claim_no, :worker, :now FROM paynotify_delivery WHERE id 
 _CARRIED = """
 SELECT t.id, t.lane_id, t.attempt_no, t.tries, t.claim_no, l.endpoint_id, l.config_no,
        l.failures_in_row <> 0 OR l.window_at IS NOT NULL OR l.open_until IS NOT NULL
-         OR l.ramp IS NOT NULL OR l.slow AS troubled,
+         OR l.ramp IS NOT NULL OR l.slow OR l.latency_ms <> 0 AS troubled,
        n.message_id, n.event_type, n.event_key, n.order_no, n.payload, n.content_type, n.headers,
        n.notify_url, n.schedule, n.trace_id, (n.expires_at - :now) / 1000000.0 AS expires_in_s
   FROM paynotify_delivery t

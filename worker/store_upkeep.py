@@ -44,13 +44,17 @@ class Upkeep:
                 select(lane).where(lane.c.id.in_(tallies)).order_by(lane.c.id).with_for_update()
             ).all()
             for row in rows:
+                before = _health(row, now)
                 health = after(
-                    _health(row, now),
+                    before,
                     tallies[row.id],
                     policy=self._rules.breaker,
                     in_flight_cap=row.in_flight_cap,
                 )
-                tx.execute(update(lane).where(lane.c.id == row.id).values(_columns(health, now)))
+                if health is not before:
+                    tx.execute(
+                        update(lane).where(lane.c.id == row.id).values(_columns(health, now))
+                    )
 
     def backlog(self) -> Backlog:
         """See :meth:`worker.store.Store.backlog`."""
