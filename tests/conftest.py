@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy import Engine
 
 from tests.services import PostgresServer, RedisServer
-from worker import database
+from worker import database, schema
 
 _SLOW_ROOMS = ("acceptance", "faults")
 
@@ -83,7 +83,7 @@ def migrated_template(postgres: PostgresServer) -> str:
     """Name of a migrated PostgreSQL database that is copied for each test."""
     postgres.execute("CREATE DATABASE {}", "migrated")
     engine = database.connect(postgres.dsn("migrated"))
-    database.migrate(engine)
+    schema.migrate(engine)
     engine.dispose()
     with postgres.connect("migrated") as connection:
         connection.execute("CREATE EXTENSION pg_stat_statements")
@@ -95,7 +95,7 @@ def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A migrated SQLite file that is copied for each test."""
     path = tmp_path_factory.mktemp("migrated") / "paynotify.db"
     engine = database.connect(f"sqlite:///{path}")
-    database.migrate(engine)
+    schema.migrate(engine)
     engine.dispose()
     return path
 

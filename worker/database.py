@@ -1,4 +1,4 @@
-"""Engines: how each database is opened, and how its tables come to be.
+"""Engines: how each database is opened.
 
 Never hands out an engine that would hang: every wait on a database has an end.
 """
@@ -10,7 +10,6 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from worker import tables
 from worker.errors import SettingsError, UnavailableError
 
 # Server-side ends for every wait, so that a stuck statement frees its locks by itself.
@@ -90,18 +89,6 @@ def _sqlite(dsn: str, pool_size: int) -> Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine
-
-
-def migrate(engine: Engine) -> None:
-    """Create or upgrade the tables. Calling it again, or from two processes, is harmless.
-
-    Raises:
-        UnavailableError: the database cannot be reached.
-    """
-    try:
-        tables.metadata.create_all(engine)
-    except DBAPIError as error:
-        raise unavailable(error) from error
 
 
 def unavailable(error: DBAPIError) -> UnavailableError:

@@ -12,7 +12,7 @@ from threading import Lock
 
 from sqlalchemy import Engine
 
-from worker import database, embedded, inbox, settings, telemetry
+from worker import database, embedded, inbox, schema, settings, telemetry
 from worker.breaker import Policy
 from worker.client import Notifier
 from worker.deliver import Courier, Manner
@@ -113,11 +113,13 @@ class Runtime:
 
     def _take_in(self) -> int:
         taken = inbox.accept(self.desk.engine, self.desk.notifier, limit=_INBOX_STEP)
-        return taken.accepted + taken.refused
+        return int(taken.accepted + taken.refused)
 
 
 def open_desk(chosen: Settings, *, pool_size: int = 5) -> Desk:
     """Open the database and read the keys; starts nothing.
+
+    The embedded database's tables are brought up to date; a configured one's must be.
 
     Raises:
         SettingsError: a setting is missing or wrong.
@@ -126,7 +128,9 @@ def open_desk(chosen: Settings, *, pool_size: int = 5) -> Desk:
     if chosen.database_url is None:
         chosen.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     engine = database.connect(chosen.database_dsn, pool_size=pool_size)
-    database.migrate(engine)
+    if chosen.database_url is None and not schema.is_current(engine):
+        schema.migrate(engine)
+    schema.require_current(engine)
     sealer = Sealer(master_key(chosen))
     broker_url = (
         chosen.broker_url.get_secret_value()

@@ -1,0 +1,16 @@
+"""What alembic runs; the connection comes from ``schema.migrate``, never from a file."""
+
+from alembic import context
+
+from worker.tables import metadata
+
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=metadata,
+    version_table="paynotify_version",
+    # Only our own tables: the host's live in the same database.
+    include_name=lambda name, kind, _: kind != "table" or str(name).startswith("paynotify_"),
+    render_as_batch=True,
+)
+with context.begin_transaction():
+    context.run_migrations()
