@@ -110,6 +110,17 @@ class Child:
         with suppress(BrokenPipeError), self._process.stdin as pipe:
             pipe.write(stdin)
 
+    def start(self) -> None:
+        """Start it on its port and wait until it answers."""
+        raise NotImplementedError
+
+    def _first_start(self) -> None:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()  # nobody else holds us yet
+            raise
+
     def _send_all(self, number: signal.Signals) -> None:
         # The parent first: a frozen one starts no more children.
         self.send(number)
@@ -175,7 +186,7 @@ class PostgresServer(Child):
         if done.returncode:
             self.stop()
             raise RuntimeError(f"initdb failed: {done.stderr}")
-        self.start()
+        self._first_start()
 
     def start(self) -> None:
         """Start it on its port and wait until it takes connections."""
@@ -252,7 +263,7 @@ class PostgresServer(Child):
 
 
 class RedisServer(Child):
-    """Redis without a password.
+    """Redis, without a password unless ``requirepass`` is set.
 
     Args:
         appendonly: keeps its data over ``kill`` and ``start``; otherwise it comes back empty.
@@ -272,7 +283,8 @@ class RedisServer(Child):
             **{name.replace("_", "-"): value for name, value in settings.items()},
         }
         self._config = "".join(f"{name} {value}\n" for name, value in lines.items()).encode()
-        self.start()
+        self._password = settings.get("requirepass")
+        self._first_start()
 
     def start(self) -> None:
         """Start it on its port and wait until it answers."""
@@ -291,7 +303,13 @@ class RedisServer(Child):
 
     def connect(self, db: int = 0) -> "redis.Redis":
         """Open a client; close it when done."""
-        return redis.Redis(port=self.port, db=db, socket_timeout=5, decode_responses=True)
+        return redis.Redis(
+            port=self.port,
+            db=db,
+            password=self._password,
+            socket_timeout=5,
+            decode_responses=True,
+        )
 
     def flushall(self) -> None:
         """Throw everything away."""

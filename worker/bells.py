@@ -57,10 +57,8 @@ def bell(url: str, timeout_s: float) -> Bell:
     try:
         if scheme in ("amqp", "amqps", "pyamqp"):
             return AmqpBell(url, timeout_s)
-        if scheme == "sentinel":
-            return RedisBell(_sentinel(url, timeout_s))
-        if scheme in ("redis", "rediss", "redis+socket", "unix"):
-            client = redis.Redis.from_url(_redis_url(url), **_options(timeout_s))
+        client = redis_client(url, timeout_s)
+        if client is not None:
             return RedisBell(client)
     except ValueError as error:
         # The text of the error may quote the URL's password: name its kind only.
@@ -72,6 +70,21 @@ def bell(url: str, timeout_s: float) -> Bell:
         f"broker_url (PAYNOTIFY_BROKER_URL): {scheme[:20]!r} is not supported; use redis, rediss, "
         "redis+socket, unix, sentinel or amqp"
     )
+
+
+def redis_client(url: str, timeout_s: float) -> "redis.Redis | None":
+    """Return a client for a Redis broker URL as kombu spells it; None for another broker.
+
+    Raises:
+        ValueError: the URL cannot be read.
+        SettingsError: a sentinel URL without its master's name.
+    """
+    scheme = url.partition("://")[0]
+    if scheme == "sentinel":
+        return _sentinel(url, timeout_s)
+    if scheme in ("redis", "rediss", "redis+socket", "unix"):
+        return redis.Redis.from_url(_redis_url(url), **_options(timeout_s))
+    return None
 
 
 class RedisBell:
