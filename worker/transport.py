@@ -283,7 +283,7 @@ class Transport:
         if timeout_ms < 0:
             self._timers.pop(pool, None)
         else:
-            self._timers[pool] = clock.monotonic_s() + timeout_ms / 1000
+            self._timers[pool] = clock.monotonic_s() + timeout_ms / 1000 if timeout_ms else 0.0
 
     def _collect(self, pool: _Pool) -> None:
         _, answered, failed = pool.multi.info_read()

@@ -48,7 +48,9 @@ _ALWAYS = (
     (pycurl.SSL_VERIFYHOST, 2),
 )
 _BLANK = (b"\r\n", b"\n")
-_OF_INTEREST = frozenset((b"content-length", b"transfer-encoding", b"content-type", b"retry-after"))
+# Names as they stand in the joined lines of a head, which are faster to search than to split.
+_LENGTH, _CODING = b"\ncontent-length:", b"\ntransfer-encoding:"
+_TYPE, _RETRY_AFTER = b"\ncontent-type:", b"\nretry-after:"
 _HEAD_LINES_MAX = MAX_HEADERS + 2  # the status line and the blank one
 
 _FAILURES = {
@@ -169,25 +171,25 @@ def read_head(lines: Sequence[bytes]) -> Head:
     status = int(code) if len(code) == 3 and code.isdigit() else 0
     if status < 100 or status == 101:
         return Head(fault=f"status {status} is no answer to this request")
-    found: dict[bytes, list[bytes]] = {}
-    for line in lines:
-        name, _, value = line.partition(b":")
-        name = name.lower()
-        if name in _OF_INTEREST:
-            found.setdefault(name, []).append(value.strip())
-    lengths, codings = found.get(b"content-length", ()), found.get(b"transfer-encoding", ())
-    if lengths and codings:
-        return Head(fault="both Content-Length and Transfer-Encoding")
-    if len(lengths) > 1 and len(set(lengths)) > 1:
-        return Head(fault="two different Content-Length headers")
-    if len(codings) > 1:
-        return Head(fault="two Transfer-Encoding headers")
-    kind, wait = found.get(b"content-type"), found.get(b"retry-after")
-    return Head(
-        status,
-        kind[0].decode("latin-1")[:_TEXT_MAX] if kind else "",
-        wait[0].decode("latin-1")[:_TEXT_MAX] if wait else None,
-    )
+    text = b"".join(lines)
+    lower = text.lower()
+    lengths, codings = lower.count(_LENGTH), lower.count(_CODING)
+    if lengths + codings > 1:
+        if codings > 1:
+            return Head(fault="two Transfer-Encoding headers")
+        if codings:
+            return Head(fault="both Content-Length and Transfer-Encoding")
+        if len({part.partition(b"\n")[0].strip() for part in lower.split(_LENGTH)[1:]}) > 1:
+            return Head(fault="two different Content-Length headers")
+    return Head(status, _value(text, lower, _TYPE) or "", _value(text, lower, _RETRY_AFTER))
+
+
+def _value(text: bytes, lower: bytes, name: bytes) -> str | None:
+    start = lower.find(name)
+    if start < 0:
+        return None
+    start += len(name)
+    return text[start : text.find(b"\n", start)].strip().decode("latin-1")[:_TEXT_MAX]
 
 
 class Wire:
@@ -369,6 +371,8 @@ class Wire:
     def _on_header(self, line: bytes) -> int | None:
         lines = self._lines
         lines.append(line)
+        if len(line) > 2 and len(lines) < _HEAD_LINES_MAX:
+            return None
         if len(lines) > _HEAD_LINES_MAX:
             self._broken = f"more than {MAX_HEADERS} headers"
         elif line in _BLANK and self._head.status < 200:
