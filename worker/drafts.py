@@ -62,32 +62,25 @@ class Enqueue:
     trace_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Draft:
     """An event that passed all checks but those that need its endpoint.
 
     Attributes:
+        event: as the host gave it, every plain field checked.
         payload: the bytes that will be sent, frozen.
         payload_type: media type of a payload we encoded ourselves; None when we did not.
         headers: JSON list of pairs; None is none.
         schedule: JSON; None is the endpoint's.
     """
 
-    merchant: str | None
-    endpoint: str | None
-    event_type: str
-    event_key: str
+    event: Enqueue
     payload: bytes
     payload_type: str | None
-    order_no: str | None
-    notify_url: str | None
-    content_type: str | None
     headers: str | None
     deliver_at: datetime | None
     expires_at: datetime | None
-    priority: int
     schedule: str | None
-    trace_id: str | None
 
 
 def draft(event: Enqueue) -> Draft:
@@ -97,24 +90,28 @@ def draft(event: Enqueue) -> Draft:
         BadFieldError: names the first field that is wrong.
     """
     _check_receiver(event)
+    _check_event_type(event.event_type)
+    visible(event.event_key, "event_key", 200)
+    if event.order_no is not None:
+        visible(event.order_no, "order_no", 128)
+    if event.trace_id is not None:
+        visible(event.trace_id, "trace_id", 128)
+    if event.content_type is not None:
+        check_content_type(event.content_type)
+    if event.notify_url is not None and not isinstance(event.notify_url, str):
+        raise BadFieldError("notify_url", f"must be text, not {type(event.notify_url).__name__}")
+    if type(event.priority) is not int or not 0 <= event.priority <= 9:
+        raise BadFieldError("priority", f"is {event.priority!r}, must be a whole number, 0 to 9")
     payload, payload_type = encode(event.payload)
-    deliver_at = _moment(event.deliver_at, "deliver_at")
+    deliver_at = None if event.deliver_at is None else _moment(event.deliver_at, "deliver_at")
     return Draft(
-        merchant=event.merchant,
-        endpoint=event.endpoint,
-        event_type=_event_type(event.event_type),
-        event_key=visible(event.event_key, "event_key", 200),
-        payload=payload,
-        payload_type=payload_type,
-        order_no=_maybe_visible(event.order_no, "order_no"),
-        notify_url=_notify_url(event.notify_url),
-        content_type=None if event.content_type is None else check_content_type(event.content_type),
-        headers=_headers(event.headers),
-        deliver_at=deliver_at,
-        expires_at=_expires_at(event.expires_at, deliver_at),
-        priority=_priority(event.priority),
-        schedule=_schedule(event.schedule),
-        trace_id=_maybe_visible(event.trace_id, "trace_id"),
+        event,
+        payload,
+        payload_type,
+        None if event.headers is None else _headers(event.headers),
+        deliver_at,
+        None if event.expires_at is None else _expires_at(event.expires_at, deliver_at),
+        None if event.schedule is None else _schedule(event.schedule),
     )
 
 
@@ -127,38 +124,23 @@ def _check_receiver(event: Enqueue) -> None:
         visible(event.endpoint, "endpoint", 64)
 
 
-def _event_type(value: object) -> str:
+def _check_event_type(value: object) -> None:
     if not isinstance(value, str) or len(value) > _EVENT_TYPE_MAX or not _EVENT_TYPE(value):
         raise BadFieldError(
             "event_type",
             f"{str(value)[:130]!r} is no event type; write words of letters, digits, - and _ "
             f"with dots between, at most {_EVENT_TYPE_MAX} characters, like payment.succeeded",
         )
-    return value
-
-
-def _maybe_visible(value: object, field: str) -> str | None:
-    return None if value is None else visible(value, field, 128)
-
-
-def _notify_url(value: object) -> str | None:
-    if value is not None and not isinstance(value, str):
-        raise BadFieldError("notify_url", f"must be text, not {type(value).__name__}")
-    return value
 
 
 def _headers(headers: object) -> str | None:
-    if headers is None:
-        return None
     if not isinstance(headers, Mapping):
         raise BadFieldError("headers", f"must be a mapping, not {type(headers).__name__}")
     pairs = check_headers(headers)
     return json.dumps(pairs, separators=(",", ":")) if pairs else None
 
 
-def _moment(value: object, field: str) -> datetime | None:
-    if value is None:
-        return None
+def _moment(value: object, field: str) -> datetime:
     moment = value
     if isinstance(value, str):
         try:
@@ -176,26 +158,18 @@ def _moment(value: object, field: str) -> datetime | None:
     return moment
 
 
-def _expires_at(value: object, deliver_at: datetime | None) -> datetime | None:
+def _expires_at(value: object, deliver_at: datetime | None) -> datetime:
     expires_at = _moment(value, "expires_at")
-    if expires_at is not None and deliver_at is not None and expires_at <= deliver_at:
+    if deliver_at is not None and expires_at <= deliver_at:
         raise BadFieldError(
             "expires_at", "is not after deliver_at, so it could never be sent; set it later"
         )
     return expires_at
 
 
-def _priority(value: object) -> int:
-    if type(value) is not int or not 0 <= value <= 9:
-        raise BadFieldError("priority", f"is {value!r}, must be a whole number from 0 to 9")
-    return value
-
-
-def _schedule(value: object) -> str | None:
+def _schedule(value: object) -> str:
     if isinstance(value, str):
         return schedule_text(parse_schedule(value))
-    if value is None:
-        return None
     if not isinstance(value, Schedule):
         raise BadFieldError("schedule", "must be a Schedule or text like 60,300,600")
     check_schedule(value)

@@ -102,11 +102,11 @@ def read_schedule(plan: dict[str, Any]) -> Schedule:
     return Schedule(delays_s=tuple(plan["delays_s"]), jitter_ratio=plan["jitter_ratio"])
 
 
-def schedule_text(schedule: Schedule | None) -> str | None:
-    """Write a schedule as JSON; None stays None.
+def schedule_text(schedule: Schedule) -> str:
+    """Write a schedule as JSON.
 
     Examples:
         >>> schedule_text(Schedule(delays_s=(60,), jitter_ratio=0.1))
         '{"delays_s":[60],"jitter_ratio":0.1}'
     """
-    return None if schedule is None else json.dumps(asdict(schedule), separators=(",", ":"))
+    return json.dumps(asdict(schedule), separators=(",", ":"))

@@ -7,13 +7,12 @@ event for one endpoint.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 
 from sqlalchemy import Connection, Table, bindparam, select, tuple_
 from sqlalchemy.dialects import postgresql, sqlite
 
 from worker import clock, guard, intake_sql, tables
-from worker.drafts import Draft
+from worker.drafts import Draft, Enqueue
 from worker.endpoint_rows import read_endpoint
 from worker.errors import BadFieldError, EventKeyConflictError, NotFoundError, PaynotifyError
 from worker.intake_sql import Entry, Key
@@ -63,7 +62,7 @@ class Intake:
         wanted: list[list[tuple[Endpoint, str]]] = []
         for draft in drafts:
             try:
-                wanted.append(self._receivers(draft))
+                wanted.append(self._receivers(draft.event))
                 outcomes.append(())
             except PaynotifyError as error:
                 wanted.append([])
@@ -80,8 +79,10 @@ class Intake:
         return outcomes
 
     def _look_up(self, drafts: Iterable[Draft]) -> None:
-        merchants = {d.merchant for d in drafts if d.merchant} - self._of_merchant.keys()
-        names = {d.endpoint for d in drafts if d.endpoint} - self._by_name.keys()
+        merchants = {
+            d.event.merchant for d in drafts if d.event.merchant
+        } - self._of_merchant.keys()
+        names = {d.event.endpoint for d in drafts if d.event.endpoint} - self._by_name.keys()
         if not merchants and not names:
             return
         query = (
@@ -101,35 +102,35 @@ class Intake:
             if endpoint.name in names:
                 self._by_name[endpoint.name] = endpoint
 
-    def _receivers(self, draft: Draft) -> list[tuple[Endpoint, str]]:
-        if draft.endpoint is not None:
-            endpoint = self._by_name[draft.endpoint]
+    def _receivers(self, event: Enqueue) -> list[tuple[Endpoint, str]]:
+        if event.endpoint is not None:
+            endpoint = self._by_name[event.endpoint]
             if endpoint is None:
-                raise NotFoundError("endpoint", draft.endpoint, "register it, or check the name")
+                raise NotFoundError("endpoint", event.endpoint, "register it, or check the name")
             endpoints = [endpoint]
         else:
-            endpoints = self._subscribed(draft)
-        if draft.notify_url is None:
+            endpoints = self._subscribed(event)
+        if event.notify_url is None:
             return [(endpoint, "") for endpoint in endpoints]
         if len(endpoints) > 1:
             raise BadFieldError(
                 "endpoint",
-                f"merchant {draft.merchant} has {len(endpoints)} endpoints that want "
-                f"{draft.event_type}; with a notify_url, name one of them: "
+                f"merchant {event.merchant} has {len(endpoints)} endpoints that want "
+                f"{event.event_type}; with a notify_url, name one of them: "
                 + ", ".join(endpoint.name for endpoint in endpoints[:10]),
             )
-        return [(endpoint, _host(draft.notify_url, endpoint)) for endpoint in endpoints]
+        return [(endpoint, _host(event.notify_url, endpoint)) for endpoint in endpoints]
 
-    def _subscribed(self, draft: Draft) -> list[Endpoint]:
-        of_merchant = self._of_merchant[str(draft.merchant)]
+    def _subscribed(self, event: Enqueue) -> list[Endpoint]:
+        of_merchant = self._of_merchant[str(event.merchant)]
         if not of_merchant:
             raise NotFoundError(
-                "merchant", str(draft.merchant), "register an endpoint for it first"
+                "merchant", str(event.merchant), "register an endpoint for it first"
             )
         return [
             endpoint
             for endpoint in of_merchant
-            if any(matches(pattern, draft.event_type) for pattern in endpoint.events)
+            if any(matches(pattern, event.event_type) for pattern in endpoint.events)
         ]
 
     def _open_lanes(self, wanted: set[tuple[int, str]]) -> None:
@@ -176,17 +177,15 @@ class Intake:
         )
 
     def _entry(self, draft: Draft, endpoint: Endpoint, host: str) -> Entry:
-        made_by_us = draft.payload_type
-        if made_by_us is not None and "json" in endpoint.content_type:
-            made_by_us = None
+        lane = self._lanes[endpoint.id, host]
+        made_by_us = None if "json" in endpoint.content_type else draft.payload_type
         return Entry(
-            endpoint=endpoint.name,
-            endpoint_id=endpoint.id,
-            lane_id=self._lanes[endpoint.id, host].id,
-            slow=self._lanes[endpoint.id, host].slow,
-            message_id=message_id(endpoint.name, draft.event_key),
-            content_type=draft.content_type or made_by_us,
-            draft=draft,
+            endpoint,
+            (endpoint.id, draft.event.event_key),
+            lane.id,
+            lane.slow,
+            draft.event.content_type or made_by_us,
+            draft,
         )
 
     def _write(self, entries: list[Entry]) -> dict[Key, tuple[int, bytes]]:
@@ -211,22 +210,12 @@ class Intake:
         return known
 
 
-def message_id(endpoint: str, event_key: str) -> str:
-    """Derive the id a merchant sees: the same event has the same id, even enqueued again.
-
-    Examples:
-        >>> message_id("acme", "order-1:paid")
-        'msg_02991ed3dbe69d58c1d935c880f4dceb'
-    """
-    return "msg_" + sha256(f"{endpoint}|{event_key}".encode()).hexdigest()[:32]
-
-
 def _judge(entries: list[Entry], known: dict[Key, tuple[int, bytes]]) -> Outcome:
     ids = []
     for entry in entries:
         id_, payload = known[entry.key]
         if payload != entry.draft.payload:
-            return EventKeyConflictError(entry.endpoint, entry.draft.event_key, id_)
+            return EventKeyConflictError(entry.endpoint.name, entry.key[1], id_)
         ids.append(id_)
     return tuple(ids)
 

@@ -4,84 +4,61 @@ PostgreSQL takes any number of them in one statement and one round trip; SQLite 
 trips to save. Must never overwrite: what is there already stays as it is.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 from sqlalchemy import (
-    ARRAY,
-    BigInteger,
     Connection,
-    Integer,
-    LargeBinary,
-    Text,
-    TextClause,
     bindparam,
     select,
     text,
     tuple_,
 )
-from sqlalchemy.dialects.postgresql import TIMESTAMP
 from sqlalchemy.dialects.sqlite import insert
-from sqlalchemy.types import TypeEngine
 
 from worker import tables
 from worker.drafts import Draft
+from worker.models import Endpoint
 
 Key = tuple[int, str]
 _NOTIFICATION = tables.notification
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
-    """One event for one endpoint, ready to be written."""
+    """One event for one endpoint, ready to be written.
 
-    endpoint: str
-    endpoint_id: int
+    Attributes:
+        key: what makes it unique for ever.
+        slow: which pool claims its lane.
+    """
+
+    endpoint: Endpoint
+    key: Key
     lane_id: int
     slow: bool
-    message_id: str
     content_type: str | None
     draft: Draft
 
-    @property
-    def key(self) -> Key:
-        """What makes it unique for ever."""
-        return self.endpoint_id, self.draft.event_key
-
-
-_ARRAYS: dict[str, TypeEngine[Any]] = {
-    "endpoint_id": BigInteger(),
-    "lane_id": BigInteger(),
-    "message_id": Text(),
-    "event_type": Text(),
-    "event_key": Text(),
-    "order_no": Text(),
-    "payload": LargeBinary(),
-    "content_type": Text(),
-    "headers": Text(),
-    "notify_url": Text(),
-    "schedule": Text(),
-    "trace_id": Text(),
-    "deliver_at": TIMESTAMP(timezone=True),
-    "expires_at": TIMESTAMP(timezone=True),
-    "priority": Integer(),
-}
 
 # Both rows of each new event. One that is there already, or that another transaction is writing
-# at this moment (it is waited for), is left alone and not answered.
-_POSTGRESQL: TextClause = text("""
+# at this moment (it is waited for), is left alone and not answered. The events travel as one JSON
+# text: any driver can send it, and it costs a third of what arrays cost to write.
+_POSTGRESQL = text("""
 WITH item AS (
-  SELECT * FROM unnest(
-    :endpoint_id, :lane_id, :message_id, :event_type, :event_key, :order_no, :payload,
-    :content_type, :headers, :notify_url, :schedule, :trace_id, :deliver_at, :expires_at, :priority
-  ) AS item (endpoint_id, lane_id, message_id, event_type, event_key, order_no, payload,
-    content_type, headers, notify_url, schedule, trace_id, deliver_at, expires_at, priority)
+  SELECT * FROM json_to_recordset(CAST(:items AS json)) AS item (
+    endpoint_id bigint, lane_id bigint, message_id text, event_type text, event_key text,
+    order_no text, payload text, content_type text, headers text, notify_url text, schedule text,
+    trace_id text, deliver_at timestamptz, expires_at timestamptz, priority smallint)
 ), fresh AS (
   INSERT INTO paynotify_notification (endpoint_id, message_id, event_type, event_key, order_no,
     payload, content_type, headers, notify_url, schedule, trace_id, deliver_at, expires_at)
   SELECT endpoint_id, message_id, event_type, event_key, order_no,
-    payload, content_type, headers, notify_url, schedule, trace_id, deliver_at, expires_at
+    decode(payload, 'hex'), content_type, headers, notify_url, schedule, trace_id, deliver_at,
+    expires_at
   FROM item
   ON CONFLICT (endpoint_id, event_key) DO NOTHING
   RETURNING id, endpoint_id, event_key, deliver_at
@@ -93,7 +70,7 @@ WITH item AS (
   FROM fresh JOIN item USING (endpoint_id, event_key)
 )
 SELECT id, endpoint_id, event_key FROM fresh
-""").bindparams(*(bindparam(name, type_=ARRAY(kind)) for name, kind in _ARRAYS.items()))
+""")
 
 # The row that changes, for a notification just written.
 _SQLITE_DELIVERY = text(f"""
@@ -110,10 +87,15 @@ def write(connection: Connection, entries: Sequence[Entry]) -> dict[Key, int]:
         return {}
     rows = [_row(entry) for entry in entries]
     if connection.dialect.name == "postgresql":
-        columns = {name: [row[name] for row in rows] for name in _ARRAYS}
-        made = connection.execute(_POSTGRESQL, columns)
+        items = json.dumps(rows, default=_json, separators=(",", ":"))
+        made = connection.execute(_POSTGRESQL, {"items": items})
         return {(row.endpoint_id, row.event_key): row.id for row in made}
     return _write_sqlite(connection, rows)
+
+
+def _json(value: object) -> str:
+    # What json does not know itself: a payload, a moment.
+    return value.hex() if isinstance(value, bytes) else value.isoformat()  # type: ignore[attr-defined]
 
 
 def _write_sqlite(connection: Connection, rows: list[dict[str, Any]]) -> dict[Key, int]:
@@ -149,22 +131,32 @@ def read(connection: Connection, keys: Sequence[Key]) -> dict[Key, tuple[int, by
     }
 
 
+def message_id(endpoint: str, event_key: str) -> str:
+    """Derive the id a merchant sees: the same event has the same id, even enqueued again.
+
+    Examples:
+        >>> message_id("acme", "order-1:paid")
+        'msg_02991ed3dbe69d58c1d935c880f4dceb'
+    """
+    return "msg_" + sha256(f"{endpoint}|{event_key}".encode()).hexdigest()[:32]
+
+
 def _row(entry: Entry) -> dict[str, Any]:
-    draft = entry.draft
+    draft, event = entry.draft, entry.draft.event
     return {
-        "endpoint_id": entry.endpoint_id,
+        "endpoint_id": entry.endpoint.id,
         "lane_id": entry.lane_id,
-        "message_id": entry.message_id,
-        "event_type": draft.event_type,
-        "event_key": draft.event_key,
-        "order_no": draft.order_no,
+        "message_id": message_id(entry.endpoint.name, event.event_key),
+        "event_type": event.event_type,
+        "event_key": event.event_key,
+        "order_no": event.order_no,
         "payload": draft.payload,
         "content_type": entry.content_type,
         "headers": draft.headers,
-        "notify_url": draft.notify_url,
+        "notify_url": event.notify_url,
         "schedule": draft.schedule,
-        "trace_id": draft.trace_id,
+        "trace_id": event.trace_id,
         "deliver_at": draft.deliver_at,
         "expires_at": draft.expires_at,
-        "priority": draft.priority,
+        "priority": event.priority,
     }

@@ -83,35 +83,36 @@ def _json(value: object, depth: int) -> str:
     if isinstance(value, dict | list | tuple):
         if depth >= _DEPTH_MAX:
             raise _UnsayableError(f"is nested deeper than {_DEPTH_MAX} levels; flatten it")
-        if isinstance(value, dict):
-            return _object(value, depth + 1)
-        return _array(value, depth + 1)
+        return _object(value, depth + 1) if isinstance(value, dict) else _array(value, depth + 1)
     raise _UnsayableError(_why_not(value))
 
 
 def _object(value: dict[object, object], depth: int) -> str:
     parts = []
-    for key, item in value.items():
-        if not isinstance(key, str):
-            raise _UnsayableError(
-                f"has a key of type {type(key).__name__}; JSON keys are text, use str(key)"
-            )
-        try:
-            parts.append(f"{encode_basestring(key)}:{_json(item, depth)}")
-        except _UnsayableError as error:
-            error.path = f".{key[:64]}{error.path}"
-            raise
+    key: object = ""
+    try:
+        for key, item in value.items():
+            # Texts are most of a payload: they take no call of ours.
+            text = encode_basestring(item) if type(item) is str else _json(item, depth)
+            parts.append(f"{encode_basestring(key)}:{text}")  # type: ignore[arg-type]
+    except _UnsayableError as error:
+        error.path = f".{str(key)[:64]}{error.path}"
+        raise
+    except TypeError:
+        raise _UnsayableError(
+            f"has a key of type {type(key).__name__}; JSON keys are text, use str(key)"
+        ) from None
     return "{" + ",".join(parts) + "}"
 
 
 def _array(value: list[object] | tuple[object, ...], depth: int) -> str:
-    parts = []
-    for index, item in enumerate(value):
-        try:
-            parts.append(_json(item, depth))
-        except _UnsayableError as error:
-            error.path = f"[{index}]{error.path}"
-            raise
+    parts: list[str] = []
+    try:
+        for item in value:
+            parts.append(_json(item, depth))  # noqa: PERF401 - its length says where it stopped
+    except _UnsayableError as error:
+        error.path = f"[{len(parts)}]{error.path}"
+        raise
     return "[" + ",".join(parts) + "]"
 
 
