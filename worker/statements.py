@@ -176,7 +176,8 @@ moved AS (
          tries = d.tries - v.given_back, abandoned = 0, lease_until = NULL,
          finished_at = CASE WHEN v.state IN ('delivered', 'dead') THEN statement_timestamp() END
     FROM v
-   WHERE d.id = v.id AND d.claim_no = v.claim_no AND d.state = 'sending'
+   -- coalesce keeps the planner off the index of sending rows, which it would scan once per id.
+   WHERE d.id = v.id AND d.claim_no = v.claim_no AND coalesce(d.state, '') = 'sending'
   -- Carries what the rest needs: a second join with v would be guessed at ten rows and looped.
   RETURNING d.id, d.attempt_no, v.state, v.outcome, v.status, v.error, v.evidence, v.elapsed_ms,
             v.remote_ip, v.secret_version, v.reason
