@@ -4,10 +4,10 @@ Must never let one request wait for another, dial an address the guard forbids, 
 connection to an endpoint that could not have opened it.
 """
 
-import logging
 import os
 import select
 import threading
+import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -17,14 +17,12 @@ from typing import Any
 
 import pycurl
 
-from worker import clock, guard
+from worker import clock, guard, telemetry
 from worker.errors import UrlRefusedError, WrongStateError
 from worker.models import Failure, Reply, Request
 from worker.wire import Identity, Limits, Wire, system_ca_file
 
 Finished = tuple[Request, Reply]
-
-_log = logging.getLogger(__name__)
 
 _POLL = {
     pycurl.POLL_NONE: 0,
@@ -125,6 +123,7 @@ class Transport:
         self._idle_check_at_s = 0.0
         self._suspects: set[str] = set()
         self._stop_at_s: float | None = None
+        self._dismantled = False
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll = select.epoll()
         self._epoll.register(self._wake, select.EPOLLIN)
@@ -150,13 +149,13 @@ class Transport:
         Raises:
             WrongStateError: the transport is closing or its thread has died.
         """
-        if self._stop_at_s is not None or not self._thread.is_alive():
-            raise WrongStateError("transport", "closed", "nothing can be sent any more")
         now_s = clock.monotonic_s()
         with self._lock:
+            if self._stop_at_s is not None or self._dismantled:
+                raise WrongStateError("transport", "closed", "nothing can be sent any more")
             self._submitted += len(requests)
             self._waiting.extend((request, now_s) for request in requests)
-        os.eventfd_write(self._wake, 1)
+            os.eventfd_write(self._wake, 1)
 
     def close(self, *, timeout_s: float) -> None:
         """Finish what is in flight, drop without a report what takes longer, end the thread.
@@ -166,10 +165,12 @@ class Transport:
         Args:
             timeout_s: 0 or more. Calling it twice is harmless.
         """
-        if self._stop_at_s is None:
-            self._stop_at_s = clock.monotonic_s() + timeout_s
+        with self._lock:
+            if self._stop_at_s is None:
+                self._stop_at_s = clock.monotonic_s() + timeout_s
+            if not self._dismantled:
+                os.eventfd_write(self._wake, 1)
         if self._thread.is_alive():
-            os.eventfd_write(self._wake, 1)
             self._thread.join(timeout_s + 5.0)
 
     def _run(self) -> None:
@@ -177,7 +178,12 @@ class Transport:
             while not self._finished():
                 self._turn()
         except Exception:  # noqa: BLE001 - a thread's last words; `alive` tells the rest
-            _log.exception("transport stopped; nothing is sent until the process restarts")
+            telemetry.log(
+                telemetry.Event.THREAD_LOST,
+                level="error",
+                thread="transport",
+                traceback=traceback.format_exc(),
+            )
         finally:
             self._dismantle()
 
@@ -317,7 +323,12 @@ class Transport:
         try:
             self._on_replies(done)
         except Exception:  # noqa: BLE001 - one batch is lost to its lease, not the whole process
-            _log.exception("replies to %d requests were not taken", len(done))
+            telemetry.log(
+                telemetry.Event.UNSETTLED,
+                level="error",
+                replies=len(done),
+                traceback=traceback.format_exc(),
+            )
         self._reported += len(done)
 
     def _close_idle(self, now_s: float) -> None:
@@ -334,5 +345,7 @@ class Transport:
         for pool in self._pools.values():
             pool.close()
         self._pools.clear()
-        self._epoll.close()
-        os.close(self._wake)
+        with self._lock:  # nobody may write to a descriptor that is somebody else's by now
+            self._dismantled = True
+            self._epoll.close()
+            os.close(self._wake)

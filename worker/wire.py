@@ -30,6 +30,7 @@ _SYSTEM_CA_FILES = (
 _FIXED_HEADERS = [
     "Accept-Encoding: identity",  # so that no reply is a decompression bomb
     "Expect:",  # no waiting for "100 Continue"
+    "Content-Type:",  # none but the request's own, which comes before this and wins
 ]
 _ALWAYS = (
     (pycurl.NOSIGNAL, 1),
@@ -273,7 +274,7 @@ class Wire:
             )
         request, self.request = self.request, None
         if request is not None and len(request.body) > _KEEP_BODY:
-            self.curl.unsetopt(pycurl.POSTFIELDS)
+            self.curl.setopt(pycurl.POSTFIELDS, b"")
         return reply
 
     def close(self) -> None:
