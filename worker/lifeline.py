@@ -1,0 +1,31 @@
+"""Ties a child process to its parent, so that none outlives the one who would end it."""
+
+import ctypes
+import os
+import signal
+import sys
+from typing import Any
+
+
+def end_with_us() -> "Lifeline | None":
+    """Return a ``preexec_fn`` with which a child gets SIGTERM when we end.
+
+    Linux measures "we" by the thread that starts the child, so start it from one that lives as
+    long as the process. None on other systems: there a killed parent leaves its children.
+    """
+    return Lifeline(ctypes.CDLL(None).prctl, os.getpid()) if sys.platform == "linux" else None
+
+
+class Lifeline:
+    """Runs between fork and exec: nothing may be imported or locked there."""
+
+    def __init__(self, prctl: Any, parent: int) -> None:
+        self._prctl = prctl
+        self._parent = parent
+
+    def __call__(self) -> None:
+        """Ask Linux for the signal."""
+        self._prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+        # The parent may have ended before the line above.
+        if os.getppid() != self._parent:
+            os._exit(1)
