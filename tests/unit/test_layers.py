@@ -17,7 +17,7 @@ from worker.bootstrap import ROOT
 _LAYERS = tuple(
     line.split()
     for line in """
-        errors clock masking telemetry lifeline bootstrap
+        errors clock masking telemetry metrics lifeline bootstrap
         models settings
         states retry ack guard breaker evidence payload fields shape sealing signers.* tables \
             database schema statements store_rows endpoint_rows unheard cron_check migrations.*
