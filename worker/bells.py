@@ -127,6 +127,18 @@ class AmqpBell:
 
     def ring(self, pool: Pool) -> None:
         """Publish to the pool's queue through the default exchange."""
+        fresh = self._producer is None
+        try:
+            self._publish(pool)
+        except Exception:
+            # Whatever happened to it, this connection is not used again; one that was idle may
+            # have died since the last ring, so that one is replaced at once.
+            self._producer = None
+            if fresh:
+                raise
+            self._publish(pool)
+
+    def _publish(self, pool: Pool) -> None:
         if self._producer is None:
             # Looked up late and untyped: hosts on Redis need no kombu.
             kombu: Any = import_module("kombu")

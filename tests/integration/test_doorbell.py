@@ -7,13 +7,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 
+import kombu
 import pytest
 import redis
 from celery import Celery
 from celery.contrib.testing.worker import start_worker
 
 from tests.services import Child, RedisServer, free_port
-from worker.bells import arguments
+from worker.bells import AmqpBell, arguments
 from worker.doorbell import KEY_PREFIX, TASK, Doorbell
 from worker.errors import SettingsError
 from worker.models import Pool
@@ -266,6 +267,26 @@ def test_a_celery_worker_runs_and_acknowledges_what_was_rung(
             _until(lambda: not client.exists(f"{KEY_PREFIX}unacked"))
             assert client.llen(KEY_PREFIX + pool.value) == 0
     assert heard == [tuple(arguments(pool))]
+
+
+@pytest.mark.parametrize("pool", list(Pool))
+def test_what_goes_through_kombu_says_the_same(pool: Pool) -> None:
+    # kombu's own in-process transport: the message is built and routed as for RabbitMQ.
+    wire = AmqpBell("memory://", 1)
+    wire.ring(pool)
+    with kombu.Connection("memory://") as connection:
+        queue = connection.SimpleQueue(pool.value)
+        message = queue.get(timeout=5)
+        queue.close()
+    args, kwargs, _ = message.payload
+    assert (args, kwargs) == (arguments(pool), {})
+    assert message.headers["task"] == TASK
+    assert message.headers["id"] == message.properties["correlation_id"]
+    wire.close()
+
+
+def test_a_rabbitmq_that_is_away_is_a_ring_that_failed() -> None:
+    assert Doorbell(f"amqp://127.0.0.1:{free_port()}//", timeout_s=1).ring() is False
 
 
 def _until(true: Callable[[], bool], within_s: float = 15) -> None:
