@@ -106,6 +106,14 @@ def row_of(engine: Engine, notification_id: int) -> Row[Any]:
         ).one()
 
 
+def notification_of(engine: Engine, notification_id: int) -> Row[Any]:
+    """The notification row."""
+    with engine.connect() as connection:
+        return connection.execute(
+            select(tables.notification).where(tables.notification.c.id == notification_id)
+        ).one()
+
+
 def attempts_of(engine: Engine, notification_id: int) -> list[Row[Any]]:
     """Attempt rows in order."""
     with engine.connect() as connection:

@@ -141,7 +141,13 @@ def open_desk(chosen: Settings, *, pool_size: int = 5) -> Desk:
         settings=chosen,
         engine=engine,
         store=open_store(engine, chosen),
-        endpoints=Endpoints(engine, sealer),
+        endpoints=Endpoints(
+            engine,
+            sealer,
+            timeout_s=chosen.timeout_s,
+            timeout_min_s=0.1,
+            in_flight_cap=chosen.endpoint_in_flight_cap,
+        ),
         sealer=sealer,
         broker_url=broker_url,
         notifier=Notifier(broker_url),
@@ -184,6 +190,13 @@ def current() -> Runtime:
             runtime.start()
             _built.append(runtime)
         return _built[0]
+
+
+def stop_claiming() -> None:
+    """Claim nothing new from now on; for a signal handler, so it waits for nothing."""
+    # Not under the lock: the thread the signal interrupts may hold it.
+    for runtime in _built:
+        runtime.courier.stop_claiming()
 
 
 def close() -> bool:

@@ -1,0 +1,182 @@
+"""The story of a delivery against a real merchant, on both databases."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import Engine
+from standardwebhooks import Webhook
+
+from tests.office import add_endpoint, enqueue, office, state_of, until
+from tests.receiver import Receiver
+from tests.seeding import age, attempts_of, letters_of, notification_of, row_of
+from worker import clock
+from worker.models import EndpointState, Pool, Schedule
+
+
+@pytest.fixture(scope="module")
+def receiver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Receiver]:
+    with Receiver(tmp_path_factory.mktemp("merchant")) as running:
+        yield running
+
+
+def calls(receiver: Receiver, message_id: str) -> int:
+    return sum(record.message_id == message_id for record in receiver.ledger())
+
+
+def message_id(engine: Engine, notification_id: int) -> str:
+    return str(notification_of(engine, notification_id).message_id)
+
+
+def test_an_acked_notification_is_delivered_once_with_a_signature_that_verifies(
+    engine: Engine, dsn: str, receiver: Receiver
+) -> None:
+    with office(dsn) as working:
+        endpoint = add_endpoint(working, receiver, ack="200 exact:success")
+        row_id = enqueue(working, endpoint, "k1", payload={"amount": 100, "名": "会员"})
+        until(lambda: state_of(working, row_id) == "delivered")
+    mine = message_id(engine, row_id)
+    [record] = [r for r in receiver.ledger() if r.message_id == mine]
+    assert record.body == '{"amount":100,"名":"会员"}'
+    assert Webhook(endpoint.secrets[0].value).verify(record.body, record.headers)
+    [attempt] = attempts_of(engine, row_id)
+    assert (attempt.outcome, attempt.status, attempt.evidence) == ("acked", 200, "success")
+    assert (attempt.remote_ip, attempt.secret_version) == ("127.0.0.1", 1)
+
+
+def test_a_200_without_the_merchants_word_is_asked_again_a_minute_later(
+    engine: Engine, dsn: str, receiver: Receiver
+) -> None:
+    with office(dsn) as working:
+        endpoint = add_endpoint(working, receiver, "/fail", ack="200 exact:success")
+        row_id = enqueue(working, endpoint, "k2")
+        until(lambda: state_of(working, row_id) == "waiting")
+        wait_s = (row_of(engine, row_id).due_at - working.desk.store.now()).total_seconds()
+        assert 55 < wait_s <= 66
+        [attempt] = attempts_of(engine, row_id)
+        assert (attempt.outcome, attempt.status, attempt.evidence) == ("not_acked", 200, "fail")
+
+
+def test_tries_used_up_make_a_dead_letter_and_a_redrive_delivers_it(
+    engine: Engine, dsn: str, receiver: Receiver
+) -> None:
+    with office(dsn) as working:
+        receiver.control("mended", 500)
+        endpoint = add_endpoint(
+            working, receiver, "/toggle/mended", schedules=Schedule(delays_s=(1, 1))
+        )
+        row_id = enqueue(working, endpoint, "k3")
+        for tries in (1, 2):
+            until(lambda tries=tries: row_of(engine, row_id).attempt_no == tries)  # type: ignore[misc]
+            until(lambda: state_of(working, row_id) == "waiting")
+            age(engine, 2)
+        until(lambda: state_of(working, row_id) == "dead")
+        [letter] = letters_of(engine, row_id)
+        assert (letter.reason, letter.attempts, letter.last_status) == ("exhausted", 3, 500)
+        receiver.control("mended", 200)
+        working.desk.store.redrive([letter.id], who="kim", why="mended", over_s=0)
+        until(lambda: state_of(working, row_id) == "delivered")
+    assert [a.attempt_no for a in attempts_of(engine, row_id)] == [1, 2, 3, 4]
+    assert calls(receiver, message_id(engine, row_id)) == 4
+
+
+def test_a_410_holds_the_endpoint_and_resuming_delivers_what_waited(
+    engine: Engine, dsn: str, receiver: Receiver
+) -> None:
+    with office(dsn) as working:
+        receiver.control("gone", 410)
+        endpoint = add_endpoint(working, receiver, "/toggle/gone")
+        first = enqueue(working, endpoint, "k4")
+        until(lambda: working.desk.endpoints.get(endpoint.id).state is EndpointState.GONE)
+        until(lambda: state_of(working, first) == "pending")
+        second = enqueue(working, endpoint, "k5")
+        assert working.courier.deliver(Pool.FAST) == "nothing due"
+        assert row_of(engine, first).tries == 0
+        assert row_of(engine, second).attempt_no == 0
+        receiver.control("gone", 200)
+        working.desk.endpoints.resume(endpoint.name, who="kim", why="they are back")
+        until(lambda: state_of(working, first) == state_of(working, second) == "delivered")
+    assert calls(receiver, message_id(engine, first)) == 2
+    assert calls(receiver, message_id(engine, second)) == 1
+
+
+def test_retry_after_is_a_floor(engine: Engine, dsn: str, receiver: Receiver) -> None:
+    with office(dsn) as working:
+        endpoint = add_endpoint(working, receiver, "/503?retry_after=500")
+        row_id = enqueue(working, endpoint, "k6")
+        until(lambda: state_of(working, row_id) == "waiting")
+        wait_s = (row_of(engine, row_id).due_at - working.desk.store.now()).total_seconds()
+    assert 490 < wait_s <= 500
+
+
+def test_what_expired_while_it_waited_is_buried_without_a_call(
+    engine: Engine, dsn: str, receiver: Receiver
+) -> None:
+    with office(dsn, start=False) as working:
+        endpoint = add_endpoint(working, receiver)
+        expires_at = clock.now() + timedelta(milliseconds=200)
+        row_id = enqueue(working, endpoint, "k7", expires_at=expires_at)
+        until(lambda: working.desk.store.now() > expires_at)
+        working.start()
+        until(lambda: state_of(working, row_id) == "dead")
+        working.close()
+    [letter] = letters_of(engine, row_id)
+    assert letter.reason == "expired"
+    assert [a.outcome for a in attempts_of(engine, row_id)] == ["not_sent"]
+    assert calls(receiver, message_id(engine, row_id)) == 0
+
+
+@pytest.mark.parametrize("path", ["/nul", "/utf8-bad", "/surrogate", "/long-line", "/huge"])
+def test_no_reply_keeps_its_outcome_from_being_written(
+    engine: Engine, dsn: str, receiver: Receiver, path: str
+) -> None:
+    with office(dsn) as working:
+        endpoint = add_endpoint(working, receiver, path, ack="2xx")
+        row_id = enqueue(working, endpoint, f"evidence{path}")
+        until(lambda: state_of(working, row_id) == "delivered")
+    [attempt] = attempts_of(engine, row_id)
+    assert attempt.outcome == "acked"
+    assert "\x00" not in attempt.evidence
+    assert len(attempt.evidence.encode()) <= 4096
+
+
+def test_a_later_time_is_kept(engine: Engine, dsn: str, receiver: Receiver) -> None:
+    with office(dsn) as working:
+        endpoint = add_endpoint(working, receiver)
+        later = working.desk.store.now() + timedelta(hours=1)
+        row_id = enqueue(working, endpoint, "k8", deliver_at=later)
+        assert state_of(working, row_id) == "waiting"
+        working.tick.once()
+        assert state_of(working, row_id) == "waiting"
+        age(engine, 3601)
+        until(lambda: state_of(working, row_id) == "delivered")
+
+
+def test_a_url_the_guard_forbids_by_now_is_not_called(
+    engine: Engine, dsn: str, receiver: Receiver
+) -> None:
+    with office(dsn, start=False) as working:
+        endpoint = add_endpoint(working, receiver)
+        row_id = enqueue(working, endpoint, "k9", notify_url=receiver.url("/order"))
+        working.desk.endpoints.update(
+            endpoint.name,
+            who="kim",
+            why="exception ended",
+            url="https://acme.com/cb",
+            allowed=type(endpoint.allowed)(),
+        )
+        working.start()
+        until(lambda: state_of(working, row_id) == "waiting")
+        working.close()
+    [attempt] = attempts_of(engine, row_id)
+    assert (attempt.outcome, attempt.error.split(":")[0]) == ("not_sent", "target_refused")
+    assert calls(receiver, message_id(engine, row_id)) == 0
+
+
+def test_a_stop_finishes_what_is_on_the_wire(engine: Engine, dsn: str, receiver: Receiver) -> None:
+    with office(dsn) as working:
+        endpoint = add_endpoint(working, receiver, "/slow?ms=700")
+        rows = [enqueue(working, endpoint, f"stop{n}") for n in range(5)]
+        until(lambda: working.courier.in_flight == 5)
+        assert working.close()
+        assert [row_of(engine, row).state for row in rows] == ["delivered"] * 5
