@@ -1,9 +1,9 @@
 """The bell rings after the host's commit: never before, never instead, never in its way."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, suppress
-from functools import partial
+from statistics import median
 from typing import Any
 
 import pytest
@@ -228,23 +228,25 @@ def bad_redis(request: pytest.FixtureRequest, redis_server: RedisServer) -> Iter
 def test_a_redis_gone_or_frozen_holds_no_commit_up(
     engine: Engine, notifier: _Listening, bad_redis: str
 ) -> None:
-    plain_s = _committing_s(engine, lambda tx: _enqueue(notifier, tx, "warm"))
-    real = Notifier(bad_redis, bell_timeout_s=_BOUND_S)
-    first_s = _committing_s(engine, lambda tx: _enqueue(real, tx, "first"))
-    assert first_s < plain_s + _BOUND_S + _SLACK_S
-    many_s = [_committing_s(engine, partial(_enqueue, real, key=f"k{no}")) for no in range(10)]
-    # One second of quiet holds at most one more timeout for all of them together.
-    assert sum(sorted(many_s)[:9]) < 9 * (plain_s + _SLACK_S)
+    # Medians, because a disk may take its time for any one commit.
+    plain_s = median(_commits_s(engine, [notifier] * 5, "plain"))
+    fresh = [Notifier(bad_redis, bell_timeout_s=_BOUND_S) for _ in range(5)]
+    assert median(_commits_s(engine, fresh, "first")) < plain_s + _BOUND_S + _SLACK_S
+    # Now it knows: one timeout a second at most for all commits together.
+    assert median(_commits_s(engine, fresh[:1] * 9, "later")) < plain_s + _SLACK_S
     with engine.connect() as connection:
-        assert len(connection.execute(tables.delivery.select()).all()) == 12
+        assert len(connection.execute(tables.delivery.select()).all()) == 19
 
 
-def _committing_s(engine: Engine, work: Callable[[Connection], object]) -> float:
-    with engine.connect() as connection:
-        work(connection)
-        started = time.monotonic()
-        connection.commit()
-        return time.monotonic() - started
+def _commits_s(engine: Engine, notifiers: list[Any], name: str) -> list[float]:
+    taken_s = []
+    for no, notifier in enumerate(notifiers):
+        with engine.connect() as connection:
+            _enqueue(notifier, connection, f"{name}-{no}")
+            started = time.monotonic()
+            connection.commit()
+            taken_s.append(time.monotonic() - started)
+    return taken_s
 
 
 def test_many_events_ring_once(engine: Engine, notifier: _Listening) -> None:
