@@ -51,7 +51,8 @@ class Stage:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the bench; returns the exit code."""
     chosen = _parse(arguments)
-    signal.signal(signal.SIGTERM, _interrupt)
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(stop, _interrupt)
     try:
         install_missing()
         measured = _measure(chosen)

@@ -123,11 +123,14 @@ class Talker:
             with suppress(OSError):
                 _open(pipe).close()
 
-    def _failed(self, what: str) -> BenchError:
+    def last_words(self) -> str:
+        """Return the end of what it wrote to its error output; empty when it wrote nothing."""
         tail = self._log.read_text(errors="replace").strip().splitlines()[-15:]
-        said = "; its last words:\n  " + "\n  ".join(tail) if tail else ""
+        return f"\n{self._name} (pid {self.pid}) said last:\n  " + "\n  ".join(tail) if tail else ""
+
+    def _failed(self, what: str) -> BenchError:
         code = self._process.poll()
-        return BenchError(f"{self._name} (pid {self.pid}, exit code {code}) {what}{said}")
+        return BenchError(f"{self._name} (exit code {code}) {what}{self.last_words()}")
 
 
 def _open(pipe: IO[bytes] | None) -> IO[bytes]:

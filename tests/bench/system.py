@@ -110,7 +110,8 @@ def await_empty(connection: psycopg.Connection, started: Sequence[Talker], deadl
         for worker in started:
             worker.alive()
         if clock.monotonic_s() > deadline:
-            raise BenchError(f"ours: not finished in time: {states(connection)}")
+            said = "".join(worker.last_words() for worker in started)
+            raise BenchError(f"ours: not finished in time: {states(connection)}{said}")
         clock.sleep(0.05)
 
 
