@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from threading import BoundedSemaphore, Lock
 
-from worker import clock, metrics, retry, telemetry
+from worker import clock, retry, telemetry
 from worker.doorbell import Doorbell
 from worker.endpoint_book import EndpointBook
 from worker.errors import PaynotifyError, SecretError, UrlRefusedError
@@ -168,7 +168,7 @@ class Courier:
     def ring(self, pool: Pool) -> None:
         """Ask for another claim: by the doorbell, or within this process when nobody hears it."""
         if not self._doorbell.ring(pool):
-            metrics.UNHEARD.inc()
+            telemetry.count_bell("failed")
             self.unheard.add(pool)
 
     def close(self, *, timeout_s: float) -> bool:
@@ -218,7 +218,7 @@ class Courier:
         finally:
             self._gone(pool, room - len(claim.rows))
         self.last_delivery_s = clock.monotonic_s()
-        metrics.count_claim(len(claim.rows))
+        telemetry.count_claim(len(claim.rows))
         return claim
 
     def _gone(self, pool: Pool, count: int) -> None:
@@ -350,7 +350,8 @@ def _not_sent(row: Claimed, error: Exception) -> Reply:
     # A forbidden target or a wrong key may be put right before the next try; a payload that
     # cannot be signed may not.
     again = isinstance(error, (UrlRefusedError, SecretError))
-    metrics.REFUSALS.inc(isinstance(error, UrlRefusedError))
+    if isinstance(error, UrlRefusedError):
+        telemetry.count_refusal()
     return Reply(
         failure=Failure.REFUSED if again else Failure.UNSENDABLE,
         detail=str(error) if ours else type(error).__name__,

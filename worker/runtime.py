@@ -88,6 +88,7 @@ class Runtime:
 
     def start(self) -> None:
         """Start delivering: transport, settler, timer."""
+        telemetry.show_in_flight(lambda: self.courier.in_flight)
         self.courier.start()
         self.tick.start()
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from threading import Event, Thread
 
-from worker import clock, metrics, telemetry
+from worker import clock, telemetry
 from worker.errors import PaynotifyError, UnavailableError
 from worker.models import Claimed, Decision, Endpoint, Pool, Reply, Settlement, Tally
 from worker.store import Store
@@ -166,7 +166,7 @@ class Settler:
             try:
                 settled = self._store.settle([settlement for settlement, _ in pairs])
             except UnavailableError as error:
-                metrics.SETTLE_RETRIES.inc()
+                telemetry.count_settle_retry()
                 telemetry.log(telemetry.Event.SETTLE_RETRY, level="warning", why=str(error))
                 clock.sleep(_RETRY_EVERY_S)
                 pairs = self._still_ours(pairs)
@@ -203,7 +203,7 @@ class Settler:
         now = clock.monotonic_s() + _BEFORE_LEASE_END_S
         lost = [sent for _, sent in pairs if sent.keep_until_s <= now]
         for sent in lost:
-            metrics.STALE.inc()
+            telemetry.count_stale()
             sent.batch.settled(None)
         return [(settlement, sent) for settlement, sent in pairs if sent.keep_until_s > now]
 
@@ -214,7 +214,7 @@ class Settler:
             late = settlement.claimed.id in stale
             sent.batch.settled(None if late else decision)
             batches.add(sent.batch)
-        metrics.count_settled(
+        telemetry.count_settled(
             (s.verdict.decision for s, _ in pairs if s.claimed.id not in stale), len(stale)
         )
         self._tell_health([s for s, _ in pairs])

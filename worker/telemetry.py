@@ -1,7 +1,7 @@
-"""What the engine says about itself: every log event, every metric, and what none may show.
+"""What the engine says about itself: every log event and every metric.
 
-Importing this starts nothing. Must never let a secret, a signature or a full card number through:
-the mask lies over the finished line, at the handler, so other libraries' lines pass it too.
+Importing this starts nothing. Must never let a secret, a signature or a full card number out: the
+mask lies over the finished line, at the handler, so the lines of other libraries pass it too.
 """
 
 import errno
@@ -9,14 +9,13 @@ import json
 import logging
 import re
 import sys
-from dataclasses import dataclass
+from collections import Counter as Tally
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from enum import StrEnum
-from threading import Thread
 from typing import Literal, TextIO
-from wsgiref.simple_server import WSGIServer
 
-from prometheus_client import start_http_server
+from prometheus_client import Counter, Gauge, start_http_server
 
 from worker.masking import is_secret_name, mask
 
@@ -30,37 +29,36 @@ class Event(StrEnum):
     WORKER_STARTED = "worker.started"
     WORKER_STOPPED = "worker.stopped"
     METRICS_SERVED = "metrics.served"
-    THREAD_LOST = "worker.thread_lost"  # a thread of ours died; the process is of no use now
+    THREAD_LOST = "worker.thread_lost"  # a thread of ours is gone; the process must go too
     TICK_FAILED = "tick.failed"  # one round; the next tries again
-    RELEASED = "lease.released"  # leases that ran out: attempts abandoned, rows back or buried
+    RELEASED = "lease.released"  # leases ran out: attempts abandoned, rows back or buried
     UNSENDABLE = "attempt.unsendable"  # no request could be made of a row
     REFUSED = "guard.refused"  # the guard kept a request from going out
     SETTLE_RETRY = "settle.retry"  # the database did not take verdicts; tried again
-    UNSETTLED = "settle.given_up"  # verdicts dropped because their lease is nearly over
+    UNSETTLED = "settle.given_up"  # verdicts dropped, because their lease was nearly over
     HEALTH_LOST = "health.lost"  # a breaker was not told; the next failures will
     BROKER_AWAY = "broker.away"
     BROKER_BACK = "broker.back"
 
 
+# Logging
+
+
 def log(event: Event, level: Level = "info", **fields: object) -> None:
-    """Write one line.
+    """Write one line about an event.
 
     Args:
         event: what happened.
         level: how bad that is.
-        fields: the facts, each shown as text; one whose name says secret, password, token or
-            signature shows ``***``. Pass an id rather than an object.
+        fields: the facts, each shown as its text; one whose name says secret, password, token or
+            signature shows ``***``. Give ids and whole sentences, not objects.
     """
     number = _LEVELS[level]
     if _logger.isEnabledFor(number):
-        # Not Logger.log(): looking for the caller's file and line is half of its cost.
-        _logger.handle(
-            logging.LogRecord(_logger.name, number, "", 0, event.value, None, None, None)
-            if not fields
-            else _logger.makeRecord(
-                _logger.name, number, "", 0, event.value, (), None, extra={"facts": fields}
-            )
-        )
+        # Not Logger.log(): half of its cost is looking for the caller's file and line.
+        record = logging.LogRecord(_logger.name, number, "", 0, event.value, None, None)
+        record.__dict__["facts"] = fields
+        _logger.handle(record)
 
 
 def configure(level: Level, form: Form, stream: TextIO | None = None) -> None:
@@ -69,19 +67,20 @@ def configure(level: Level, form: Form, stream: TextIO | None = None) -> None:
     Args:
         level: least level that is written.
         form: ``json``, one object a line, or ``text`` for people.
-        stream: where to; None is standard error.
+        stream: where to; None is standard error. The caller keeps it open.
     """
     root = logging.getLogger()
-    for handler in [handler for handler in root.handlers if isinstance(handler, _Handler)]:
-        root.removeHandler(handler)
-    handler = _Handler(stream or sys.stderr)
+    for handler in root.handlers[:]:
+        if isinstance(handler.formatter, LineFormatter):
+            root.removeHandler(handler)
+    handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(LineFormatter(form))
     root.addHandler(handler)
     root.setLevel(_LEVELS[level])
 
 
 class LineFormatter(logging.Formatter):
-    """Turn any record into one line: control characters escaped, secrets masked.
+    """Turn any record into exactly one line: control characters escaped, secrets masked.
 
     Args:
         form: ``json`` or ``text``.
@@ -92,59 +91,118 @@ class LineFormatter(logging.Formatter):
         self._form = form
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line, without a line feed."""
-        head = {
-            "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(),
-        }
+        """Return the line without its line feed."""
+        moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        message = record.getMessage()
         facts: dict[str, object] = {}
         if record.name == _logger.name:
-            head["event"] = record.getMessage()
-            facts = getattr(record, "facts", {})
+            kind = "event"
+            name = message
+            facts |= record.__dict__.get("facts", {})
         else:
-            head["logger"] = record.name
-            facts["message"] = record.getMessage()
+            kind = "logger"
+            name = record.name
+            facts["message"] = message
         if record.exc_info:
-            facts = {**facts, "traceback": self.formatException(record.exc_info)}
-        shown = {name: "***" if is_secret_name(name) else fact for name, fact in facts.items()}
-        return mask(
-            _one_line(self._json(shown | head) if self._form == "json" else _text(head, shown))
-        )
-
-    @staticmethod
-    def _json(facts: dict[str, object]) -> str:
-        first = {
-            name: facts.pop(name) for name in ("at", "level", "event", "logger") if name in facts
-        }
-        return json.dumps(first | facts, ensure_ascii=False, default=str)
+            facts["traceback"] = self.formatException(record.exc_info)
+        shown = {key: "***" if is_secret_name(key) else fact for key, fact in facts.items()}
+        head = {"at": moment, "level": record.levelname.lower(), kind: name}
+        line = _as_json(head, shown) if self._form == "json" else _as_text(head, shown)
+        return mask(line if line.isprintable() else _UNPRINTABLE.sub(_escaped, line))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MetricsServer:
-    """The page Prometheus reads. ``port`` is the one really bound."""
-
-    port: int
-    _server: WSGIServer
-    _thread: Thread
-
-    def close(self) -> None:
-        """Stop serving; called again, it does nothing."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+def _as_json(head: dict[str, str], facts: dict[str, object]) -> str:
+    # The head last, so that no field can pose as it; a dict keeps the place of the first.
+    return json.dumps({**head, **facts, **head}, ensure_ascii=False, default=str)
 
 
-def serve_metrics(port: int, *, address: str = "127.0.0.1", tries: int = 64) -> MetricsServer:
-    """Serve this process's metrics over HTTP, without any login.
+def _as_text(head: dict[str, str], facts: dict[str, object]) -> str:
+    at, level, name = head.values()
+    shown = "".join(f" {key}={_value(fact)}" for key, fact in facts.items())
+    return f"{at} {level:<7} {name}{shown}"
+
+
+def _value(fact: object) -> str:
+    text = str(fact)
+    return text if _PLAIN(text) else json.dumps(text, ensure_ascii=False)
+
+
+def _escaped(match: re.Match[str]) -> str:
+    """Write one character as JSON would, if it may not stand as it is."""
+    char = match[0]
+    if char.isprintable():
+        return char
+    return f"\\u{ord(char):04x}" if ord(char) < 0x10000 else json.dumps(char)[1:-1]
+
+
+# Metrics
+
+
+def count_claim(rows: int) -> None:
+    """Count one claim that took ``rows`` rows."""
+    CLAIMS.inc()
+    CLAIMED.inc(rows)
+
+
+def count_settled(decisions: Iterable[str], stale: int = 0) -> None:
+    """Count what one settle wrote, and how many verdicts came too late to be written."""
+    for decision, count in Tally(decisions).items():
+        SETTLED.labels(decision).inc(count)
+    if stale:
+        STALE.inc(stale)
+
+
+def count_stale(count: int = 1) -> None:
+    """Count verdicts dropped because somebody else owns the row, or soon will."""
+    STALE.inc(count)
+
+
+def count_settle_retry() -> None:
+    """Count a settle that the database did not take."""
+    SETTLE_RETRIES.inc()
+
+
+def count_abandoned(count: int) -> None:
+    """Count attempts whose lease ran out without a verdict."""
+    ABANDONED.inc(count)
+
+
+def count_refusal() -> None:
+    """Count a request that the guard kept from going out."""
+    REFUSALS.inc()
+
+
+def count_bell(result: Literal["rung", "coalesced", "failed"]) -> None:
+    """Count a ring of the doorbell."""
+    BELLS.labels(result).inc()
+
+
+def show_broker_away(*, away: bool) -> None:
+    """Show whether this process works without the broker."""
+    BROKER_AWAY.set(away)
+
+
+def show_in_flight(count: Callable[[], int]) -> None:
+    """Show what ``count`` returns at each scrape; costs nothing between two of them."""
+    IN_FLIGHT.set_function(count)
+
+
+def serve_metrics(
+    port: int, *, address: str = "127.0.0.1", tries: int = 64
+) -> tuple[int, Callable[[], None]]:
+    """Serve this process's metrics over HTTP, to anyone who can reach the address.
 
     Args:
-        port: of the first worker process on this machine; the next ones find it taken and use
-            the ones behind it. 0 is any free port.
-        address: to bind to; others can read it unless it is a loopback address.
-        tries: how many ports to try.
+        port: for the first worker process of this machine; the next ones find it taken and use
+            the ports behind it. 0 is any free one.
+        address: to bind to.
+        tries: how many ports to try, 1 or more.
+
+    Returns:
+        The port that was bound, and what stops serving; to be called once.
 
     Raises:
-        OSError: none of them is free, or the address is not ours.
+        OSError: none of the ports is free, or the address is not this machine's.
     """
     for last in range(port, port + tries):
         try:
@@ -152,23 +210,27 @@ def serve_metrics(port: int, *, address: str = "127.0.0.1", tries: int = 64) -> 
         except OSError as error:
             if error.errno != errno.EADDRINUSE or last == port + tries - 1:
                 raise
-        else:
-            return MetricsServer(port=server.server_port, _server=server, _thread=thread)
-    raise ValueError("tries must be 1 or more")
+            continue
+        break
+
+    def close() -> None:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+    return server.server_port, close
 
 
-class _Handler(logging.StreamHandler[TextIO]):
-    """Ours, so that ``configure`` can find it again."""
-
-
-def _one_line(text: str) -> str:
-    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
-
-
-def _text(head: dict[str, str], facts: dict[str, object]) -> str:
-    words = [head["at"], head["level"], head.get("event", head.get("logger", ""))]
-    return " ".join(words + [f"{name}={fact}" for name, fact in facts.items()])
-
+SETTLED = Counter("paynotify_settled", "Verdicts written, by what they order", ["decision"])
+STALE = Counter("paynotify_stale_settles", "Verdicts dropped: another claim owned the row")
+SETTLE_RETRIES = Counter("paynotify_settle_retries", "Settles the database did not take")
+ABANDONED = Counter("paynotify_abandoned_attempts", "Attempts whose lease ran out, no verdict")
+CLAIMS = Counter("paynotify_claims", "Claims made")
+CLAIMED = Counter("paynotify_claimed", "Notifications claimed")
+IN_FLIGHT = Gauge("paynotify_in_flight", "Requests on the wire in this process")
+BELLS = Counter("paynotify_bells", "Rings of the doorbell", ["result"])
+REFUSALS = Counter("paynotify_guard_refusals", "Requests the guard kept from going out")
+BROKER_AWAY = Gauge("paynotify_broker_away", "1 while this process works without the broker")
 
 _LEVELS = {
     "debug": logging.DEBUG,
@@ -176,6 +238,6 @@ _LEVELS = {
     "warning": logging.WARNING,
     "error": logging.ERROR,
 }
-# C0, DEL, C1 and the two Unicode line ends: none may make one event look like two.
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _logger = logging.getLogger("paynotify")
+_UNPRINTABLE = re.compile(r"[^ -~]")
+_PLAIN = re.compile(r"[^\s\"=\\]+").fullmatch

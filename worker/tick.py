@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from threading import Event, Thread
 
-from worker import clock, metrics, telemetry
+from worker import clock, telemetry
 from worker.deliver import Courier
 from worker.errors import PaynotifyError
 from worker.store import Store
@@ -62,10 +62,9 @@ class Tick:
         if not self._courier.alive:
             self._give_up()
             return
-        metrics.IN_FLIGHT.set(self._courier.in_flight)
         released = self._store.release(limit=_STEP)
         if released.again or released.poisoned:
-            metrics.ABANDONED.inc(released.again + released.poisoned)
+            telemetry.count_abandoned(released.again + released.poisoned)
             telemetry.log(
                 telemetry.Event.RELEASED,
                 level="warning",
