@@ -89,6 +89,8 @@ class Runtime:
     def start(self) -> None:
         """Start delivering: transport, settler, timer."""
         telemetry.show_in_flight(lambda: self.courier.in_flight)
+        if self.desk.settings.metrics_port:
+            telemetry.serve_metrics(self.desk.settings.metrics_port)
         self.courier.start()
         self.tick.start()
 

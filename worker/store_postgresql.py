@@ -174,13 +174,13 @@ def _unreachable(error: Exception) -> UnavailableError:
 
 
 def array(values: Iterable[object]) -> str:
-    """Write PostgreSQL's literal of an array; the driver's own way costs ten times as much.
+    r"""Write PostgreSQL's literal of an array; the driver's own way costs ten times as much.
 
     Examples:
         >>> array([1, 2])
         '{1,2}'
         >>> print(array(["a", 'say "b"', ""]))
-        {"a","say \\"b\\"",""}
+        {"a","say \"b\"",""}
     """
     return "{" + ",".join([_item(value) for value in values]) + "}"
 
