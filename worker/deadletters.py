@@ -151,10 +151,7 @@ def redrive(
         NotFoundError: no such endpoint, or ids nobody knows; nothing was done.
     """
     who, why = check_person(who, "who"), check_person(why, "why")
-    if not 0 < rate_per_s <= RATE_MAX_PER_S:
-        raise BadFieldError(
-            "rate", f"is {rate_per_s:g} a second, must be above 0 and at most {RATE_MAX_PER_S:g}"
-        )
+    check_rate(rate_per_s)
     size = max(1, min(PAGE_MAX, int(rate_per_s * _PAGE_S)))
     seen = done = 0
     ready_s = clock.monotonic_s()
@@ -168,6 +165,15 @@ def redrive(
         done += len(store.redrive(ids, who=who, why=why, over_s=over_s))
         on_progress(Progress(seen=seen, done=done))
     return done
+
+
+def check_rate(rate_per_s: float) -> None:
+    """Refuse a rate that is not above 0 and at most 10 000 a second."""
+    # Written this way round so that NaN is refused.
+    if not 0 < rate_per_s <= RATE_MAX_PER_S:
+        raise BadFieldError(
+            "rate", f"is {rate_per_s:g} a second, must be above 0 and at most {RATE_MAX_PER_S:g}"
+        )
 
 
 def discard(

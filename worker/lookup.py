@@ -3,6 +3,7 @@
 Reads through the caller's connection; must never move a notification that is on the wire.
 """
 
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, Row, Select, func, select, update
@@ -35,6 +36,42 @@ def list_by_order(connection: Connection, order_no: str) -> list[Notification]:
     """Return all notifications of an order, oldest first."""
     query = _query().where(_NOTIFICATION.c.order_no == order_no).order_by(_NOTIFICATION.c.id)
     return [_read(row) for row in connection.execute(query)]
+
+
+def find(
+    connection: Connection,
+    *,
+    state: State | None = None,
+    endpoint: str | None = None,
+    merchant: str | None = None,
+    since: datetime | None = None,
+    before_id: int | None = None,
+    limit: int = 50,
+) -> list[Notification]:
+    """Return one page of notifications, newest first.
+
+    Args:
+        connection: of the caller.
+        state: only these.
+        endpoint: name of one endpoint.
+        merchant: of one merchant.
+        since: created then or later (aware).
+        before_id: the last id of the page before.
+        limit: most notifications, 1 to 1000.
+    """
+    query = _query()
+    if state is not None:
+        query = query.where(_DELIVERY.c.state == state.value)
+    if endpoint is not None:
+        query = query.where(_ENDPOINT.c.name == endpoint)
+    if merchant is not None:
+        query = query.where(_ENDPOINT.c.merchant == merchant)
+    if since is not None:
+        query = query.where(_NOTIFICATION.c.created_at >= since)
+    if before_id is not None:
+        query = query.where(_NOTIFICATION.c.id < before_id)
+    rows = connection.execute(query.order_by(_NOTIFICATION.c.id.desc()).limit(limit))
+    return [_read(row) for row in rows]
 
 
 def attempts(connection: Connection, notification_id: int) -> list[Attempt]:

@@ -1,0 +1,111 @@
+"""Everything an operator does from a terminal: ``paynotify …`` and ``python3 -m worker …``.
+
+Must never answer bad input with a traceback: one sentence on standard error, exit code 1, or 2
+when the command itself was not understood.
+"""
+
+import os
+import sys
+
+import typer
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from typer.exceptions import TyperException
+
+from worker import (
+    cli_check,
+    cli_dead,
+    cli_endpoint,
+    cli_endpoint_state,
+    cli_run,
+    cli_show,
+    cli_status,
+    database,
+)
+from worker.cli_print import note
+from worker.errors import PaynotifyError
+
+USAGE_ERROR = 2
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="paynotify",
+    help="Delivers payment notifications to merchants and never loses one.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+for part in (cli_run, cli_check, cli_show, cli_status):
+    part.register(app)
+cli_endpoint_state.register(cli_endpoint.app)
+app.add_typer(cli_endpoint.app, name="endpoint")
+app.add_typer(cli_dead.app, name="dead")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one command and exit.
+
+    Args:
+        arguments: without the program's name; None takes those of this process.
+
+    Raises:
+        SystemExit: always. 0 is done, 1 could not be done, 2 was not understood, 130 Ctrl-C.
+    """
+    given = sys.argv[1:] if arguments is None else arguments
+    try:
+        code = run(given)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read us has seen enough. Python would complain once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    raise SystemExit(code)
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command; returns its exit code and has said on standard error what went wrong."""
+    try:
+        _check_text(arguments)
+        result = app(arguments, prog_name="paynotify", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except TyperException as error:
+        note(f"paynotify: {_usage(error)}")
+        return USAGE_ERROR
+    except (KeyboardInterrupt, typer.Abort):
+        note("Stopped; nothing more was changed.")
+        return INTERRUPTED
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        sentence = _sentence(error)
+        if sentence is None:
+            raise
+        note(f"paynotify: {sentence}")
+        return 1
+
+
+def _sentence(error: Exception) -> str | None:
+    """Say what was wrong with what we were given; None when the mistake is our own."""
+    if isinstance(error, PaynotifyError):
+        return str(error)
+    if isinstance(error, DBAPIError):
+        return str(database.unavailable(error))
+    if isinstance(error, SQLAlchemyError):
+        return f"database: {type(error).__name__}; check that the server runs and is not overloaded"
+    if isinstance(error, OSError):
+        return f"{error.filename or 'system'}: {error.strerror or type(error).__name__}"
+    return None
+
+
+def _check_text(arguments: list[str]) -> None:
+    for text in arguments:
+        if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
+            raise PaynotifyError("arguments: are not UTF-8; set your terminal to UTF-8")
+
+
+def _usage(error: TyperException) -> str:
+    """Turn a usage error into one sentence with where to look."""
+    message = " ".join(error.format_message().split()).rstrip(".")
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "paynotify"
+    return f"{message}; see `{command} --help`"
