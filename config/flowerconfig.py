@@ -22,7 +22,7 @@ max_tasks = 20_000
 purge_offline_workers = 3600
 # Our workers send events from their start; no broadcast every five seconds is needed.
 enable_events = False
-tasks_columns = "name,uuid,args,result,state,received,runtime,worker"
+tasks_columns = "name,args,result,state,runtime,received,worker,uuid"
 
 
 def format_task(task):

@@ -1,67 +1,41 @@
 """The demo: everything for real on one machine in half a minute, then the books are compared.
 
 Three merchants answer over HTTP, a shop takes orders, worker processes deliver, Flower looks on.
-Must never touch a configured database or broker, and never report success from one book alone.
+Must never touch a configured database or broker.
 """
 
 import base64
-import json
 import secrets
 import shutil
 import tempfile
-import urllib.error
-import urllib.request
-from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 
 from rich.console import Console
 
-from worker import clock, deadletters, demo_books, demo_merchants, runtime, telemetry
 from worker import settings as settings_reader
 from worker.crew import Signals
-from worker.deadletters import Filters
-from worker.demo_books import Account
-from worker.demo_merchants import Merchant
-from worker.demo_screen import Row, Screen
-from worker.demo_shop import Shop
+from worker.demo_story import StoppedError, Story
 from worker.errors import UnavailableError
-from worker.models import Allowed, State
-from worker.runtime import Desk
 from worker.sealing import KEY_BYTES
 from worker.settings import Settings
-from worker.supervisor import Station
-
-_SCHEDULE = "2,4,6"
-_BEAT_S = 0.25
-# By then even a busy machine has sent four tries over twelve seconds.
-_LIMIT_S = 45.0
-_LOOK_S = 2.0
-_FLOWER_UP_S = 20.0
-_HEALTHY, _FLAKY, _DEAD = "sunny-tea", "rainy-books", "night-market"
-_MANNERS = {
-    _HEALTHY: "answers success at once",
-    _FLAKY: "fails twice, then answers success",
-    _DEAD: "is down until it is told to live",
-}
-# Who is paid in each beat of the first seconds; R: the last paid order is refunded,
-# X: a transaction that rolls back.
-_SCRIPT = "HFHDHFXHFRDHFHRDFHHFHD"
 
 
-def run(settings: Settings, *, keep: bool = False) -> int:
+def run(*, keep: bool = False) -> int:
     """Run the demo; Ctrl-C ends it at any time, with everything it started.
 
+    Of the settings only ``data_dir`` and ``log_level`` matter: the rest is the demo's own.
+
     Args:
-        settings: only ``data_dir`` and ``log_level`` are taken from them.
         keep: stay up afterwards until Ctrl-C.
 
     Returns:
         0 when all books agree and Flower answered; 1 when not; 130 after Ctrl-C.
 
     Raises:
+        SettingsError: a setting is wrong.
         UnavailableError: something cannot be started.
     """
+    settings = settings_reader.load(host=True)
     parent = settings.data_dir / "demo"
     try:
         parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -72,226 +46,14 @@ def run(settings: Settings, *, keep: bool = False) -> int:
         ) from error
     with Signals() as signals:
         try:
-            code = _Demo(_private(settings, folder), folder, signals).run(keep=keep)
-        except _StoppedError:
+            code = Story(_private(settings, folder), folder, signals).run(keep=keep)
+        except StoppedError:
             code = 130
     if code == 1:
         Console().print(f"What happened is kept in {folder}", soft_wrap=True, highlight=False)
     else:
         shutil.rmtree(folder, ignore_errors=True)
     return code
-
-
-class _StoppedError(Exception):
-    """Somebody pressed Ctrl-C."""
-
-
-class _Demo:
-    def __init__(self, settings: Settings, folder: Path, signals: Signals) -> None:
-        self._settings = settings
-        self._folder = folder
-        self._signals = signals
-        self._station = Station(settings, log=folder / "processes.log")
-        self._merchants = {
-            name: Merchant(name, manners, folder)
-            for name, manners in (
-                (_HEALTHY, demo_merchants.healthy),
-                (_FLAKY, demo_merchants.flaky),
-                (_DEAD, demo_merchants.dead),
-            )
-        }
-
-    def run(self, *, keep: bool) -> int:
-        with ExitStack() as stack:
-            stack.callback(self._station.close, self._signals)
-            for merchant in self._merchants.values():
-                stack.callback(merchant.close)
-            self._open(stack)
-            with self._screen as screen:
-                self._tell_story()
-                flower = self._flower()
-                accounts = self._compare()
-                screen.step("done")
-                self._draw()
-            code = self._report(accounts, flower)
-            if keep:
-                self._stay()
-            return code
-
-    # Before the story
-
-    def _open(self, stack: ExitStack) -> None:
-        self._screen = Screen(Console())
-        self._screen.say("paynotify demo: a shop, three merchants, real workers; about 30 s")
-        self._station.open(migrate=True)
-        self._station.start_workers(1)
-        flower_url = self._station.start_flower()
-        self._desk: Desk = runtime.open_desk(self._settings)
-        stack.callback(self._desk.engine.dispose)
-        self._shop = Shop(self._desk.engine, self._desk.notifier)
-        self._shop.open()
-        for merchant in self._merchants.values():
-            merchant.open(self._register(merchant))
-        self._screen.say(f"  Flower     {flower_url}/tasks")
-        for merchant in self._merchants.values():
-            self._screen.say(f"  merchant   {merchant.url}  {merchant.name}")
-        self._screen.say(f"  database   {telemetry.mask(self._settings.database_dsn)}")
-
-    def _register(self, merchant: Merchant) -> str:
-        endpoint = self._desk.endpoints.register(
-            name=merchant.name,
-            merchant=merchant.name,
-            who="demo",
-            url=merchant.url,
-            ack="2xx exact:success",
-            schedules=_SCHEDULE,
-            # What a merchant on the internet would never be allowed.
-            allowed=Allowed(http=True, ports=(merchant.port,), networks=("127.0.0.0/8",)),
-        )
-        return endpoint.secrets[0].value
-
-    # The story
-
-    def _tell_story(self) -> None:
-        screen = self._screen
-        screen.step("orders are paid; each is written together with its notification")
-        self._take_orders()
-        screen.step("a forged callback knocks at a merchant's door")
-        self._forge()
-        screen.step(f"{_FLAKY} gets its retries; {_DEAD} uses up its tries after 2, 4 and 6 s")
-        self._until(lambda: self._waiting() == 0)
-        screen.step(f"{_DEAD} is given up: its notifications are dead letters")
-        self._pause()
-        screen.step(f"{_DEAD} lives again, and an operator redrives its dead letters")
-        self._merchants[_DEAD].manners = demo_merchants.healthy
-        deadletters.redrive(
-            self._desk.store,
-            self._desk.engine,
-            filters=Filters(endpoint=_DEAD),
-            who="demo",
-            why=f"{_DEAD} says it is up again",
-        )
-        self._until(lambda: self._waiting() == 0)
-        # Long enough for a double to arrive, if there were one.
-        self._pause()
-
-    def _take_orders(self) -> None:
-        names = {"H": _HEALTHY, "F": _FLAKY, "D": _DEAD}
-        last = ""
-        for letter in _SCRIPT:
-            if letter == "X":
-                self._rolled_back = self._shop.pay_and_roll_back(_HEALTHY)
-            elif letter == "R":
-                self._shop.refund(last)
-            else:
-                last = self._shop.pay(names[letter])
-            self._beat()
-
-    def _forge(self) -> None:
-        forged = urllib.request.Request(  # noqa: S310 - our own merchant
-            self._merchants[_HEALTHY].url,
-            data=json.dumps({"type": "payment.succeeded", "order_no": "1"}).encode(),
-            headers={
-                "webhook-id": "msg_forged",
-                "webhook-timestamp": str(clock.unix_s()),
-                "webhook-signature": "v1," + base64.b64encode(bytes(32)).decode(),
-            },
-        )
-        try:
-            urllib.request.urlopen(forged, timeout=5).close()  # noqa: S310
-        except urllib.error.HTTPError as refused:
-            refused.close()
-
-    # What every step needs
-
-    def _beat(self) -> None:
-        if self._signals.asked.wait(_BEAT_S):
-            raise _StoppedError
-        for line in self._station.check():
-            self._screen.say(line)
-        self._draw()
-
-    def _until(self, done: Callable[[], bool], limit_s: float = _LIMIT_S) -> bool:
-        """Go on until it is done, or the time is up: the comparison then says what is missing."""
-        end_s = clock.monotonic_s() + limit_s
-        while not done() and clock.monotonic_s() < end_s:
-            self._beat()
-        return done()
-
-    def _pause(self) -> None:
-        self._until(lambda: False, _LOOK_S)
-
-    def _waiting(self) -> int:
-        left = (State.WAITING, State.PENDING, State.SENDING)
-        return sum(
-            states[state]
-            for states in demo_books.counts(self._desk.engine).values()
-            for state in left
-        )
-
-    def _draw(self) -> None:
-        counts = demo_books.counts(self._desk.engine)
-        rows = []
-        for name, merchant in self._merchants.items():
-            genuine = [entry for entry in merchant.entries() if entry.genuine]
-            rows.append(
-                Row(
-                    merchant=name,
-                    manner=_MANNERS[name],
-                    received=len(genuine),
-                    acked=sum(entry.acked for entry in genuine),
-                    states=counts.get(name, {}),
-                )
-            )
-        self._screen.draw(rows, demo_books.recent(self._desk.engine, 8))
-
-    # After the story
-
-    def _flower(self) -> str:
-        """Return what Flower's page of tasks says of itself; empty when it does not answer 200."""
-        self._until(self._station.flower_answers, _FLOWER_UP_S)
-        try:
-            page = f"{self._station.flower_url}/tasks/datatable?draw=1&start=0&length=50"
-            with urllib.request.urlopen(page, timeout=5) as reply:  # noqa: S310 - our own Flower
-                tasks = json.load(reply)
-        except (OSError, ValueError):
-            return ""
-        results = [task["result"] for task in tasks["data"] if "delivered" in str(task["result"])]
-        example = f'; one of them: "{results[0]}"' if results else ""
-        return f"Flower answered 200 and shows {tasks['recordsTotal']} tasks{example}"
-
-    def _compare(self) -> list[Account]:
-        engine = self._desk.engine
-        return [
-            demo_books.compare(
-                name,
-                promised=self._shop.promised(name),
-                states=demo_books.states(engine, name),
-                attempts=demo_books.attempts(engine, name),
-                book=merchant.book(),
-            )
-            for name, merchant in self._merchants.items()
-        ]
-
-    def _report(self, accounts: list[Account], flower: str) -> int:
-        screen = self._screen
-        screen.accounts(accounts)
-        sums = {
-            name: sum(getattr(account, name) for account in accounts)
-            for name in ("lost", "phantom", "unexpected", "duplicates", "unfinished")
-        }
-        screen.say(", ".join(f"{name} {count}" for name, count in sums.items()))
-        screen.say(f"Order {self._rolled_back} was rolled back: nobody heard of it.")
-        screen.say(flower or "Flower did not answer.")
-        agree = all(account.agrees for account in accounts)
-        screen.say("The books agree." if agree else "The books do NOT agree.")
-        return 0 if agree and flower else 1
-
-    def _stay(self) -> None:
-        self._screen.say(f"Everything stays up: {self._station.flower_url}/tasks; Ctrl-C ends it.")
-        while not self._signals.asked.wait(_BEAT_S):
-            for line in self._station.check():
-                self._screen.say(line)
 
 
 def _private(settings: Settings, folder: Path) -> Settings:

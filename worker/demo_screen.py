@@ -79,7 +79,9 @@ class Screen:
     def draw(self, rows: Sequence[Row], tries: Sequence[Try]) -> None:
         """Show how things stand."""
         if self._live is not None:
-            self._live.update(Group(self._head(), _merchants(rows), _tries(tries)), refresh=True)
+            self._live.update(
+                Group(self._head(), "", _merchants(rows), "", _tries(tries)), refresh=True
+            )
         elif clock.monotonic_s() - self._said_s >= _PLAIN_EVERY_S:
             self._said_s = clock.monotonic_s()
             self.say(f"{self._seconds()} " + "; ".join(map(_plain, rows)))
@@ -104,11 +106,12 @@ class Screen:
 
 
 def _merchants(rows: Sequence[Row]) -> Table:
-    table = Table(expand=False)
-    table.add_column("merchant")
-    table.add_column("what it does", style="dim", min_width=34)
-    for name in ("received", "acked", "waiting", "delivered", "dead"):
-        table.add_column(name, justify="right")
+    # Fits 80 columns, as the one below does.
+    table = Table(box=None, padding=(0, 1), header_style="dim")
+    table.add_column("merchant", no_wrap=True)
+    table.add_column("what it does", style="dim", no_wrap=True)
+    for name in ("got", "acked", "waiting", "delivered", "dead"):
+        table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         dead = row.states.get(State.DEAD, 0)
         table.add_row(
@@ -124,15 +127,16 @@ def _merchants(rows: Sequence[Row]) -> Table:
 
 
 def _tries(tries: Sequence[Try]) -> Table:
-    table = Table(title="last attempts", title_justify="left", box=None, padding=(0, 2))
-    for name in ("at", "merchant", "order", "event", "try", "status", "ms", "outcome"):
-        table.add_column(name, justify="right" if name in ("try", "status", "ms") else "left")
+    table = Table(box=None, padding=(0, 1), header_style="dim")
+    for name in ("last attempts", "merchant", "order", "event", "try", "status", "ms", "outcome"):
+        right = name in ("try", "status", "ms")
+        table.add_column(name, justify="right" if right else "left", no_wrap=True)
     for one in tries:
         table.add_row(
-            f"{one.at:%H:%M:%S}",
+            f"{one.at.astimezone():%H:%M:%S}",
             one.merchant,
-            one.order_no,
-            one.event_type,
+            f"…{one.order_no[-4:]}",
+            one.event_type.partition(".")[0],
             str(one.attempt_no),
             str(one.status or "-"),
             str(one.elapsed_ms),

@@ -7,10 +7,12 @@ the tick does its work again.
 from typing import Any
 
 from celery import signals
+from celery.apps.worker import install_worker_term_handler
 
 from worker import runtime
 from worker.app import app
 from worker.bells import TASK
+from worker.errors import PaynotifyError
 from worker.models import Pool
 
 
@@ -34,14 +36,20 @@ def enqueue(**fields: Any) -> str:
 
 
 @signals.worker_init.connect  # type: ignore[untyped-decorator]
-def _start(**_: object) -> None:
-    # Before the broker is reached: callbacks must go out without it.
-    runtime.current()
+def _start(sender: Any, **_: object) -> None:
+    # Celery does this later: a SIGTERM in between would cut what is on the wire.
+    install_worker_term_handler(sender)
+    try:
+        # Before the broker is reached: callbacks must go out without it.
+        runtime.current()
+    except PaynotifyError as error:
+        # Celery would log any other exception and go on with a worker that cannot deliver.
+        raise SystemExit(f"worker process cannot start: {error}") from error
 
 
 @signals.worker_shutting_down.connect  # type: ignore[untyped-decorator]
 def _stop_claiming(**_: object) -> None:
-    runtime.current().courier.stop_claiming()
+    runtime.stop_claiming()
 
 
 @signals.worker_shutdown.connect  # type: ignore[untyped-decorator]

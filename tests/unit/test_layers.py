@@ -28,7 +28,7 @@ _LAYERS = tuple(
         app
         tasks
         console.*
-        crew supervisor up demo* cli* __main__
+        crew station supervisor demo* cli* __main__
     """.strip().splitlines()
 )
 # Rules and facts: the same answer for the same arguments, so they may touch nothing outside.
