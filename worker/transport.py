@@ -18,9 +18,11 @@ from typing import Any
 import pycurl
 
 from worker import clock, guard, telemetry
+from worker.connections import Connections
 from worker.errors import UrlRefusedError, WrongStateError
+from worker.identity import Identity, Limits, Manner, system_ca_file
 from worker.models import Failure, Reply, Request
-from worker.wire import Identity, Limits, Wire, system_ca_file
+from worker.wire import Wire
 
 Finished = tuple[Request, Reply]
 
@@ -39,43 +41,8 @@ _SELECT = tuple(
 )
 _EVENTS_MAX = 512  # taken from epoll at once: enough to share its cost, few enough to stay fair
 _IDLE_CHECK_S = 30.0
-_SUSPECTS_MAX = 10_000
-
-
-class _Pool:
-    """The connections and resting handles of one identity."""
-
-    __slots__ = ("active", "free", "identity", "limits", "multi", "quiet_since_s")
-
-    def __init__(self, identity: Identity, limits: Limits, connections_max: int) -> None:
-        self.identity = identity
-        self.limits = limits
-        self.free: dict[str, list[Wire]] = {}
-        self.active: set[Wire] = set()
-        self.quiet_since_s = 0.0
-        self.multi: Any = pycurl.CurlMulti()
-        self.multi.setopt(pycurl.M_MAXCONNECTS, connections_max)
-
-    def take(self, method: str) -> Wire:
-        resting = self.free.get(method)
-        return resting.pop() if resting else Wire(self.identity, method, self.limits)
-
-    def add(self, wire: Wire) -> None:
-        self.multi.add_handle(wire.curl)
-        self.active.add(wire)
-
-    def remove(self, wire: Wire) -> None:
-        self.multi.remove_handle(wire.curl)
-        self.active.discard(wire)
-        self.free.setdefault(wire.method, []).append(wire)
-
-    def close(self) -> None:
-        for wire in tuple(self.active):
-            self.remove(wire)
-        self.multi.close()
-        for wires in self.free.values():
-            for wire in wires:
-                wire.close()
+_FORGET_S = 600.0
+_HOSTS_MAX = 10_000  # remembered as troublesome; more are treated like any other
 
 
 class Transport:
@@ -117,11 +84,13 @@ class Transport:
         self._submitted = self._reported = self._on_wire = 0
         self._waiting: deque[tuple[Request, float]] = deque()
         self._done: list[Finished] = []
-        self._pools: dict[tuple[object, ...], _Pool] = {}
-        self._owners: dict[int, _Pool] = {}
-        self._timers: dict[_Pool, float] = {}
+        self._pools: dict[tuple[object, ...], Connections] = {}
+        self._owners: dict[int, Connections] = {}
+        self._timers: dict[Connections, float] = {}
         self._idle_check_at_s = 0.0
         self._suspects: set[str] = set()
+        self._manners: dict[str, Manner] = {}
+        self._forget_at_s = 0.0
         self._stop_at_s: float | None = None
         self._dismantled = False
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -193,7 +162,7 @@ class Transport:
         return self.in_flight == 0 or clock.monotonic_s() >= self._stop_at_s
 
     def _turn(self) -> None:
-        touched: set[_Pool] = set()
+        touched: set[Connections] = set()
         for fd, events in self._epoll.poll(self._patience_s(), _EVENTS_MAX):
             pool = self._owners.get(fd)
             if pool is not None:
@@ -260,7 +229,7 @@ class Transport:
         pool = self._pools.get(key) or self._open_pool(Identity(*key))
         wire = pool.take(request.method)
         try:
-            wire.begin(request, target.host, now_s)
+            wire.begin(request, target.host, now_s, self._manners.get(target.host, Manner.PLAIN))
         except (ValueError, TypeError, pycurl.error) as error:
             wire.close()
             self._done.append((request, Reply(failure=Failure.UNSENDABLE, detail=str(error))))
@@ -268,13 +237,13 @@ class Transport:
         pool.add(wire)
         self._on_wire += 1
 
-    def _open_pool(self, identity: Identity) -> _Pool:
-        pool = self._pools[identity] = _Pool(identity, self._limits, self._in_flight_max)
+    def _open_pool(self, identity: Identity) -> Connections:
+        pool = self._pools[identity] = Connections(identity, self._limits, self._in_flight_max)
         pool.multi.setopt(pycurl.M_SOCKETFUNCTION, partial(self._on_socket, pool))
         pool.multi.setopt(pycurl.M_TIMERFUNCTION, partial(self._on_timer, pool))
         return pool
 
-    def _on_socket(self, pool: _Pool, wanted: int, fd: int, _multi: Any, _data: Any) -> None:
+    def _on_socket(self, pool: Connections, wanted: int, fd: int, _multi: Any, _data: Any) -> None:
         if wanted == pycurl.POLL_REMOVE:
             if self._owners.pop(fd, None) is not None:
                 with suppress(OSError):  # already closed, and so already forgotten by epoll
@@ -285,13 +254,13 @@ class Transport:
             self._owners[fd] = pool
             self._epoll.register(fd, _POLL[wanted])
 
-    def _on_timer(self, pool: _Pool, timeout_ms: int) -> None:
+    def _on_timer(self, pool: Connections, timeout_ms: int) -> None:
         if timeout_ms < 0:
             self._timers.pop(pool, None)
         else:
             self._timers[pool] = clock.monotonic_s() + timeout_ms / 1000 if timeout_ms else 0.0
 
-    def _collect(self, pool: _Pool) -> None:
+    def _collect(self, pool: Connections) -> None:
         _, answered, failed = pool.multi.info_read()
         if not answered and not failed:
             return
@@ -303,18 +272,26 @@ class Transport:
         if not pool.active:
             pool.quiet_since_s = now_s
 
-    def _finish(self, pool: _Pool, wire: Wire, code: int, message: str, now_s: float) -> None:
+    def _finish(self, pool: Connections, wire: Wire, code: int, message: str, now_s: float) -> None:
         request, host = wire.request, wire.host
         reply = wire.end(code, message, now_s)
         pool.remove(wire)
         self._on_wire -= 1
         if request is not None:
             self._done.append((request, reply))
-        if reply.failure and not reply.remote_ip:
-            if len(self._suspects) < _SUSPECTS_MAX:
-                self._suspects.add(host)
-        elif host in self._suspects:
+        if wire.stale or wire.shared or reply.failure is not Failure.NONE:
+            self._remember(host, wire, reply)
+        elif self._suspects:
             self._suspects.discard(host)
+
+    def _remember(self, host: str, wire: Wire, reply: Reply) -> None:
+        """Keep in mind how to treat a host; the memory is dropped whole every ten minutes."""
+        if reply.remote_ip:
+            self._suspects.discard(host)
+        elif len(self._suspects) < _HOSTS_MAX:
+            self._suspects.add(host)
+        if (wire.stale or wire.shared) and len(self._manners) < _HOSTS_MAX:
+            self._manners[host] = Manner.ALONE if wire.stale else Manner.SHARED
 
     def _report(self) -> None:
         if not self._done:
@@ -334,6 +311,9 @@ class Transport:
     def _close_idle(self, now_s: float) -> None:
         """Close pools nobody used for a connection's life, so that old identities cost nothing."""
         self._idle_check_at_s = now_s + _IDLE_CHECK_S
+        if now_s >= self._forget_at_s:
+            self._forget_at_s = now_s + _FORGET_S
+            self._manners.clear()
         oldest_s = now_s - self._limits.connection_max_age_s
         for key, pool in tuple(self._pools.items()):
             if not pool.active and pool.quiet_since_s < oldest_s:

@@ -6,27 +6,21 @@ never send one request twice.
 
 import os
 import socket
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import certifi
 import pycurl
 
 from worker import guard
+from worker.heads import NO_HEAD, read_head
+from worker.identity import Identity, Limits, Manner
 from worker.models import Failure, Reply, Request
 
 MAX_HEADERS = 100  # of one reply, 1xx heads included; honest servers send fewer than 30
 _TEXT_MAX = 256  # characters kept of a header value or of libcurl's message
 _KEEP_BODY = 16_384  # a bigger payload is let go when its handle rests
 _QUICK_EXIT = 322  # CURLOPT_QUICK_EXIT; pycurl has no name for it
-_SYSTEM_CA_FILES = (
-    "/etc/ssl/certs/ca-certificates.crt",  # Debian, Ubuntu, Alpine, Arch
-    "/etc/pki/tls/certs/ca-bundle.crt",  # Fedora, RHEL
-    "/etc/ssl/ca-bundle.pem",  # SUSE
-    "/etc/ssl/cert.pem",  # macOS, BSD
-)
+# libcurl's words when a server says (RFC 9113 section 8.7) that it has not looked at a request.
+_UNTOUCHED = b"refused by server, try again on a new connection"
 _FIXED_HEADERS = [
     "Accept-Encoding: identity",  # so that no reply is a decompression bomb
     "Expect:",  # no waiting for "100 Continue"
@@ -49,9 +43,6 @@ _ALWAYS = (
     (pycurl.SSL_VERIFYHOST, 2),
 )
 _BLANK = (b"\r\n", b"\n")
-# Names as they stand in the joined lines of a head, which are faster to search than to split.
-_LENGTH, _CODING = b"\ncontent-length:", b"\ntransfer-encoding:"
-_TYPE, _RETRY_AFTER = b"\ncontent-type:", b"\nretry-after:"
 _HEAD_LINES_MAX = MAX_HEADERS + 2  # the status line and the blank one
 
 _FAILURES = {
@@ -97,113 +88,20 @@ class _Lent:
         os.close(self._fd)
 
 
-class Identity(NamedTuple):
-    """Who a connection speaks as and whom it may reach; connections never cross identities.
-
-    Attributes:
-        networks: CIDR networks that may be dialled though they are not public.
-        suspect: the host's name could not be resolved lately, so its look-ups must not queue
-            before those of others.
-    """
-
-    networks: tuple[str, ...]
-    ca_pem: str | None
-    client_pem: str | None
-    suspect: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What holds for every request of a transport.
-
-    Attributes:
-        connect_timeout_s: resolve, TCP and TLS together, above 0.
-        connection_max_age_s: idle and total age after which a connection is not reused.
-        reply_max_bytes: bytes of a body that are read; the connection is closed after them.
-        ca_file: PEM bundle that merchants are verified against.
-        resolve: gives libcurl's ``host:port:address`` entries for the next request instead of
-            asking DNS; None asks DNS.
-    """
-
-    connect_timeout_s: float
-    connection_max_age_s: int
-    reply_max_bytes: int
-    ca_file: Path
-    resolve: Callable[[], tuple[str, ...]] | None = None
-
-
-def system_ca_file() -> Path:
-    """Find the machine's bundle of trusted authorities; the ``certifi`` package's if none."""
-    for name in _SYSTEM_CA_FILES:
-        if os.access(name, os.R_OK):
-            return Path(name)
-    return Path(certifi.where())
-
-
-class Head(NamedTuple):
-    """What counts of a reply's head; with a ``fault`` nothing of it does."""
-
-    status: int = 0
-    content_type: str = ""
-    retry_after: str | None = None
-    fault: str = ""
-
-
-_NO_HEAD = Head()
-
-
-def read_head(lines: Sequence[bytes]) -> Head:
-    r"""Read status line and headers, and refuse framing that could be read in two ways.
-
-    Args:
-        lines: as they came, line ends included, without the blank line at the end.
-
-    Returns:
-        The head; ``fault`` says why it must not be believed (RFC 9112 sections 6.1 and 6.3).
-
-    Examples:
-        >>> read_head([b"HTTP/1.1 503 Busy\r\n", b"Retry-After: 7\r\n"])
-        Head(status=503, content_type='', retry_after='7', fault='')
-        >>> read_head([b"HTTP/2 200\n", b"content-length: 1\n", b"content-length: 2\n"]).fault
-        'two different Content-Length headers'
-    """
-    parts = lines[0].split(None, 2)
-    code = parts[1] if len(parts) > 1 else b""
-    status = int(code) if len(code) == 3 and code.isdigit() else 0
-    if status < 100 or status == 101:
-        return Head(fault=f"status {status} is no answer to this request")
-    text = b"".join(lines)
-    lower = text.lower()
-    lengths, codings = lower.count(_LENGTH), lower.count(_CODING)
-    if lengths + codings > 1:
-        if codings > 1:
-            return Head(fault="two Transfer-Encoding headers")
-        if codings:
-            return Head(fault="both Content-Length and Transfer-Encoding")
-        if len({part.partition(b"\n")[0].strip() for part in lower.split(_LENGTH)[1:]}) > 1:
-            return Head(fault="two different Content-Length headers")
-    return Head(status, _value(text, lower, _TYPE) or "", _value(text, lower, _RETRY_AFTER))
-
-
-def _value(text: bytes, lower: bytes, name: bytes) -> str | None:
-    start = lower.find(name)
-    if start < 0:
-        return None
-    start += len(name)
-    return text[start : text.find(b"\n", start)].strip().decode("latin-1")[:_TEXT_MAX]
-
-
 class Wire:
     """A libcurl handle for one identity and method, used for one request after the other.
 
     Only what differs between two requests is set anew; resetting a handle costs more than the
     rest of a request together. Everything here runs on the transport's thread.
+
+    Attributes:
+        stale: the last request failed because the connection it reused was already dying.
     """
 
     __slots__ = (
-        "_body", "_body_max", "_broken", "_head", "_heads_end", "_limits", "_lines",
+        "_body", "_body_max", "_broken", "_head", "_heads_end", "_limits", "_lines", "_manner",
         "_networks", "_peer", "_ready", "_refused", "_size", "_started_s", "_timeout_ms", "curl",
-        "host", "identity", "method", "request",
+        "host", "identity", "method", "request", "stale",
     )  # fmt: skip
 
     def __init__(self, identity: Identity, method: str, limits: Limits) -> None:
@@ -217,15 +115,17 @@ class Wire:
         self._networks = identity.networks
         self._body_max = limits.reply_max_bytes
         self._timeout_ms = 0
+        self._manner = Manner.PLAIN
         self._configure()
 
-    def begin(self, request: Request, host: str, now_s: float) -> None:
+    def begin(self, request: Request, host: str, now_s: float, manner: Manner) -> None:
         """Set the handle up for ``request``; it is sent when its multi gets to it.
 
         Args:
             request: what to send; ``method`` and identity are this wire's.
             host: of its address, as the guard read it.
             now_s: the monotonic clock.
+            manner: how this host wants to be treated.
 
         Raises:
             ValueError: a header holds what no HTTP request can carry.
@@ -242,16 +142,18 @@ class Wire:
         if timeout_ms != self._timeout_ms:
             put(pycurl.TIMEOUT_MS, timeout_ms)
             self._timeout_ms = timeout_ms
+        if manner is not self._manner:
+            self._behave(manner)
         if self._limits.resolve is not None:
             put(pycurl.RESOLVE, list(self._limits.resolve()))
         self.request, self.host = request, host
         self._started_s = now_s
-        self._head = _NO_HEAD
+        self._head = NO_HEAD
         self._lines: list[bytes] = []
         self._body: list[bytes] = []
         self._heads_end = self._size = 0
         self._broken = self._refused = self._peer = ""
-        self._ready = False
+        self._ready = self.stale = False
 
     def end(self, code: int, message: str, now_s: float) -> Reply:
         """Say what came back and let go of the request.
@@ -276,6 +178,11 @@ class Wire:
         if request is not None and len(request.body) > _KEEP_BODY:
             self.curl.setopt(pycurl.POSTFIELDS, b"")
         return reply
+
+    @property
+    def shared(self) -> bool:
+        """Whether the last reply came over HTTP/2."""
+        return bool(self._lines) and self._lines[0].startswith(b"HTTP/2")
 
     def close(self) -> None:
         """Free the handle; it must be in no multi."""
@@ -331,6 +238,7 @@ class Wire:
             put(pycurl.SSLKEY_BLOB, identity.client_pem)
         put(pycurl.OPENSOCKETFUNCTION, self._on_socket)
         put(pycurl.PREREQFUNCTION, self._on_ready)
+        put(pycurl.DEBUGFUNCTION, self._on_log)
         put(pycurl.HEADERFUNCTION, self._on_header)
         put(pycurl.WRITEFUNCTION, self._on_body)
         if self.method == "GET":
@@ -339,6 +247,18 @@ class Wire:
             put(pycurl.POST, 1)
         if self.method not in ("GET", "POST"):
             put(pycurl.CUSTOMREQUEST, self.method)
+
+    def _behave(self, manner: Manner) -> None:
+        alone = int(manner is Manner.ALONE)
+        self.curl.setopt(pycurl.FRESH_CONNECT, alone)
+        self.curl.setopt(pycurl.FORBID_REUSE, alone)
+        # Only libcurl's log tells why it sends again, and it is too slow to read for all.
+        self.curl.setopt(pycurl.VERBOSE, int(manner is Manner.SHARED))
+        self._manner = manner
+
+    def _on_log(self, kind: int, text: bytes) -> None:
+        if kind == pycurl.INFOTYPE_TEXT and _UNTOUCHED in text:
+            self._ready = False  # sending this once more is no second send
 
     def _on_socket(self, _purpose: int, address: Any) -> Any:
         family, kind, protocol, name = address
@@ -360,6 +280,7 @@ class Wire:
             # libcurl sends again by itself when a reused connection died without an answer.
             # The merchant may have acted on the first send: the schedule decides, not we.
             self._broken = "the reused connection was closed before an answer came"
+            self.stale = True
             return int(pycurl.PREREQFUNC_ABORT)
         self._ready = True
         self._broken = ""
