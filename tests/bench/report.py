@@ -51,6 +51,7 @@ class Report:
             "ours_one_endpoint": _median([wave.run for wave in self.one_endpoint], _rate),
             "ours_to_floor": ratio(runs, self.floor),
             "ours_to_naive": ratio(runs, self.naive),
+            "ours_to_floor_cpu": _cpu_ratio(runs, self.floor),
             "floor_cpu_us": _median(self.floor, _cpu_us),
             "naive_cpu_us": _median(self.naive, _cpu_us),
             "ours_cpu_us": _median(runs, _cpu_us),
@@ -104,6 +105,7 @@ _ROWS: tuple[tuple[str, str, str, str, _Holds | None], ...] = (
         f"≥ {OURS_TO_FLOOR:.2f}",
         lambda value: value >= OURS_TO_FLOOR,
     ),
+    ("ours_to_floor_cpu", "the same by processor time", "{:.2f}", "", None),
     (
         "ours_to_naive",
         "ours / naive",
@@ -147,6 +149,12 @@ def ratio(runs: Sequence[Run], others: Sequence[Run]) -> float | None:
     slows a whole round down does not change its ratio.
     """
     pairs = [run.rate / other.rate for run, other in zip(runs, others, strict=False)]
+    return statistics.median(pairs) if pairs else None
+
+
+def _cpu_ratio(runs: Sequence[Run], others: Sequence[Run]) -> float | None:
+    """Return what the ratio would be if both used all cores for themselves alone."""
+    pairs = [_cpu_us(other) / _cpu_us(run) for run, other in zip(runs, others, strict=False)]
     return statistics.median(pairs) if pairs else None
 
 
