@@ -92,9 +92,9 @@ def moment(text: str | None, field: str, *, now: datetime) -> datetime | None:
     if text is None:
         return None
     ago = _SPAN(text)
-    if ago:
-        return now - timedelta(seconds=int(ago[1]) * _UNITS[ago[2]])
     try:
+        if ago:
+            return now - timedelta(seconds=int(ago[1]) * _UNITS[ago[2]])
         read = datetime.fromisoformat(text)
         return read.replace(tzinfo=UTC) if read.tzinfo is None else read.astimezone(UTC)
     except (ValueError, OverflowError):

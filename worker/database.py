@@ -7,7 +7,7 @@ import sqlite3
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from worker.errors import SettingsError, UnavailableError
@@ -17,8 +17,14 @@ _POSTGRESQL_OPTIONS = (
     "-c statement_timeout=5s -c lock_timeout=2s -c idle_in_transaction_session_timeout=10s "
     "-c synchronous_commit=on -c timezone=UTC "
     # A claim costs 1.4 ms to plan and every plan is the same: keep the first one.
-    "-c plan_cache_mode=force_generic_plan -c jit=off"
+    "-c plan_cache_mode=force_generic_plan -c jit=off "
+    # Everything here goes by an index; a plan made while a table was small must not read it whole
+    # when it no longer is.
+    "-c enable_seqscan=off"
 )
+
+_WHERE = "database_url (PAYNOTIFY_DATABASE_URL)"
+_FIX = "use postgresql://user:password@host/name or sqlite:////path/file.db"
 
 
 def connect(dsn: str, *, pool_size: int = 5) -> Engine:
@@ -29,8 +35,16 @@ def connect(dsn: str, *, pool_size: int = 5) -> Engine:
         pool_size: most connections kept; two more may be opened for a moment.
 
     Raises:
-        SettingsError: the URL names another database.
+        SettingsError: the URL names another database, or cannot be read.
     """
+    try:
+        return _open(dsn, pool_size)
+    except (ArgumentError, ValueError, ImportError) as error:
+        # Its text may quote the URL, with its password.
+        raise SettingsError(f"{_WHERE}: cannot be read ({type(error).__name__}); {_FIX}") from None
+
+
+def _open(dsn: str, pool_size: int) -> Engine:
     if dsn.startswith("sqlite"):
         return _sqlite(dsn, pool_size)
     if dsn.startswith("postgresql"):
@@ -55,10 +69,7 @@ def connect(dsn: str, *, pool_size: int = 5) -> Engine:
             },
         )
     scheme = dsn.split(":", 1)[0]
-    raise SettingsError(
-        f"database_url (PAYNOTIFY_DATABASE_URL): {scheme!r} is not supported; use "
-        "postgresql://user:password@host/name or sqlite:////path/file.db"
-    )
+    raise SettingsError(f"{_WHERE}: {scheme!r} is not supported; {_FIX}")
 
 
 def _sqlite(dsn: str, pool_size: int) -> Engine:

@@ -56,7 +56,11 @@ def ping(endpoint: Endpoint, chosen: Settings) -> Pong:
     message_id = f"msg_ping_{secrets.token_hex(12)}"
     try:
         request = shaped(
-            _claimed(endpoint, message_id), endpoint, signed_at=clock.unix_s(), tag=None
+            _claimed(endpoint, message_id),
+            endpoint,
+            signed_at=clock.unix_s(),
+            tag=None,
+            timeout_max_s=chosen.timeout_max_s,
         )
     except UrlRefusedError:
         return Pong(code=Failure.REFUSED.value, status=0, elapsed_ms=0, message_id=message_id)
