@@ -96,7 +96,11 @@ def _run(
             if with_flower:
                 station.start_flower()
             count = station.start_workers(processes)
-            _introduce(settings, station, f"paynotify {title}: {count} worker processes")
+            _introduce(
+                settings,
+                station,
+                f"paynotify {title}: {count} worker process{'' if count == 1 else 'es'}",
+            )
             waiting = True
             while not signals.asked.wait(_CHECK_S):
                 _tell(station.check())
