@@ -18,6 +18,7 @@ from sqlalchemy import Engine
 from tests.services import PostgresServer, RedisServer
 from worker import database, schema
 
+_HERE = Path(__file__).resolve().parent
 _SLOW_ROOMS = ("acceptance", "faults")
 
 # Tests on a shared machine: an example's time says nothing about the code.
@@ -41,7 +42,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    slow = collection_path.name in _SLOW_ROOMS and collection_path.parent.name == "tests"
+    slow = any(collection_path.is_relative_to(_HERE / room) for room in _SLOW_ROOMS)
     return True if slow and config.getoption("--fast") else None
 
 

@@ -39,7 +39,7 @@ class Child:
         self.folder = Path(tempfile.mkdtemp(prefix=f"pn-{name}-"))
         self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
-        self._sweeper = _sweep_when_we_die(self.folder)
+        self._sweeper: int | None = _sweep_when_we_die(self.folder)
 
     def __enter__(self) -> Self:
         return self
@@ -81,12 +81,11 @@ class Child:
         self._end(signal.SIGKILL)
 
     def stop(self) -> None:
-        """End it and remove its folder. Again is harmless."""
+        """End it; its folder is removed in the background. Again is harmless."""
         self._end(signal.SIGKILL)
-        shutil.rmtree(self.folder, ignore_errors=True)
-        if self._sweeper.stdin and not self._sweeper.stdin.closed:
-            self._sweeper.stdin.close()
-            self._sweeper.wait(10)
+        if self._sweeper is not None:
+            os.close(self._sweeper)
+            self._sweeper = None
 
     def log(self) -> str:
         """Return the last lines it wrote."""
@@ -211,7 +210,7 @@ class PostgresServer(Child):
         self._end(signal.SIGINT if mode == "fast" else signal.SIGQUIT)
 
     def stop(self) -> None:
-        """End it with all its backends and remove its folder. Again is harmless."""
+        """End it with all its backends; its folder is removed in the background."""
         self.halt("immediate")
         super().stop()
 
@@ -340,21 +339,31 @@ def die_with_parent() -> None:
         _libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
-def _sweep_when_we_die(folder: Path) -> subprocess.Popen[bytes]:
-    """Start a process that removes ``folder`` as soon as our end of its pipe closes."""
+def _sweep_when_we_die(folder: Path) -> int:
+    """Start a process that removes ``folder`` when the returned pipe end closes, by us or death.
+
+    It outlives us for as long as that takes: hundreds of databases need many seconds.
+    """
     code = (
-        "import shutil, sys, time; sys.stdin.read()\n"
+        "import os, shutil, sys, time\n"
+        "if os.fork(): os._exit(0)\n"
+        "sys.stdin.read()\n"
         "for _ in range(20):\n"
-        "    shutil.rmtree(sys.argv[1], ignore_errors=True); time.sleep(0.1)\n"
-        "    __import__('os').path.exists(sys.argv[1]) or sys.exit()\n"
+        "    shutil.rmtree(sys.argv[1], ignore_errors=True)\n"
+        "    if not os.path.exists(sys.argv[1]): break\n"
+        "    time.sleep(0.2)\n"
     )
-    return subprocess.Popen(
+    reading, writing = os.pipe()
+    subprocess.run(
         [sys.executable, "-S", "-c", code, str(folder)],
-        stdin=subprocess.PIPE,
+        stdin=reading,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
+        check=True,
     )
+    os.close(reading)
+    return writing
 
 
 def _as_user(name: str | None) -> dict[str, Any]:

@@ -50,6 +50,7 @@ class Manner:
 
     Attributes:
         worker: this process's name in attempts.
+        timeout_max_s: deadlines beyond are cut, or a reply could outlast its lease.
         linger_s: how long a task waits for its stragglers before it ends.
         slots: threads that may call :meth:`Courier.deliver` at once.
         schedule: of endpoints that name none.
@@ -59,6 +60,7 @@ class Manner:
     batch_size: int
     in_flight_max: int
     lease_s: float
+    timeout_max_s: float
     linger_s: float
     settle_s: float
     slow_after_ms: float
@@ -245,7 +247,15 @@ class Courier:
             sent = Sent(row, endpoint, _version(endpoint), batch, keep_until_s)
             try:
                 _check_sendable(row, endpoint)
-                requests.append(shaped(row, endpoint, signed_at=signed_at, tag=sent))
+                requests.append(
+                    shaped(
+                        row,
+                        endpoint,
+                        signed_at=signed_at,
+                        tag=sent,
+                        timeout_max_s=self._manner.timeout_max_s,
+                    )
+                )
             except Exception as error:  # noqa: BLE001 - one row must not take its batch along
                 unsent.append((sent, _not_sent(row, error)))
         if unsent:

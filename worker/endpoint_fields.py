@@ -130,6 +130,8 @@ def check_schedules(value: SchedulesInput) -> tuple[tuple[str, Schedule], ...]:
         field = f"schedules[{pattern}]"
         retry.check_pattern(pattern, field)
         schedule = parse_schedule(plan, field) if isinstance(plan, str) else plan
+        if not isinstance(schedule, Schedule):
+            raise BadFieldError(field, f"is {plan!r:.60}; give delays in seconds like 60,300,600")
         retry.check_schedule(schedule, field)
         read.append((pattern, schedule))
     return tuple(sorted(read, key=lambda item: item[0] == "*"))
@@ -172,7 +174,9 @@ def check_client(pem: str | None) -> str | None:
     return pem
 
 
-def checked(given: Fields, *, timeout_min_s: float) -> dict[str, Any]:
+def checked(
+    given: Fields, *, timeout_min_s: float, timeout_max_s: float = TIMEOUT_MAX_S
+) -> dict[str, Any]:
     """Check all given fields but ``url``, which needs the exceptions beside it.
 
     Returns:
@@ -188,7 +192,7 @@ def checked(given: Fields, *, timeout_min_s: float) -> dict[str, Any]:
         "ack": check_ack,
         "method": check_method,
         "content_type": check_content_type,
-        "timeout_s": lambda value: check_number(value, "timeout_s", timeout_min_s, TIMEOUT_MAX_S),
+        "timeout_s": lambda value: check_number(value, "timeout_s", timeout_min_s, timeout_max_s),
         "schedules": check_schedules,
         "terminal_statuses": check_terminal,
         "rate_per_s": check_rate,

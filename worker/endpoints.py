@@ -46,6 +46,7 @@ class Endpoints:
         sealer: for secrets and client keys.
         timeout_s: deadline of endpoints that name none.
         timeout_min_s: shortest deadline taken; below 1 s only for demonstrations and tests.
+        timeout_max_s: longest deadline taken; two of them must fit into a lease.
         in_flight_cap: for endpoints that name none.
     """
 
@@ -56,12 +57,14 @@ class Endpoints:
         *,
         timeout_s: float = 15.0,
         timeout_min_s: float = 1.0,
+        timeout_max_s: float = 60.0,
         in_flight_cap: int = 100,
     ) -> None:
         self._engine = engine
         self._sealer = sealer
         self._timeout_s = timeout_s
         self._timeout_min_s = min(timeout_min_s, timeout_s)
+        self._timeout_max_s = timeout_max_s
         self._in_flight_cap = in_flight_cap
 
     def register(
@@ -249,7 +252,10 @@ class Endpoints:
             return tuple(map(read_endpoint, connection.execute(query)))
 
     def _with(self, endpoint: Endpoint, given: Fields) -> Endpoint:
-        changed = replace(endpoint, **check.checked(given, timeout_min_s=self._timeout_min_s))
+        fields = check.checked(
+            given, timeout_min_s=self._timeout_min_s, timeout_max_s=self._timeout_max_s
+        )
+        changed = replace(endpoint, **fields)
         if given.keys() & {"url", "allowed"}:
             guard.check_url(changed.url, changed.allowed, field="url")
         return changed

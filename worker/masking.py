@@ -127,22 +127,23 @@ _DIGITS = re.compile(
 _SUSPICIOUS = re.compile(r"[=:,_%\d]").search
 _WHSEC = re.compile(r"whsec_[A-Za-z0-9+/=_%-]+")
 _SIGNATURE = re.compile(r"\b(v1a?,)[A-Za-z0-9+/=_-]{16,}")
+# Lengths are bounded so that no hostile reply makes these two take quadratic time.
 # In http(s) an '@' behind the host is part of the path; elsewhere a password may hold anything.
 _DSN_PASSWORD = re.compile(
     r"(?i)\b((?:https?|(?P<other>(?!https?:)[a-z][a-z0-9+.-]{0,30}))://[^\s:/?#\"'@]*:)"
-    r"(?(other)[^\s\"'<>]+|[^\s/?#\"'<>]+)@"
+    r"(?(other)[^\s\"'<>]{1,512}|[^\s/?#\"'<>]{1,512})@"
 )
-_QUERY = re.compile(r"(?i)(https?://[^\s?\"'<>\\]+\?)(?:[^\s\"'<>\\]|\\u[0-9a-f]{4})+")
+_QUERY = re.compile(r"(?i)(https?://[^\s?\"'<>\\]{1,2048}\?)(?:[^\s\"'<>\\]|\\u[0-9a-f]{4})+")
 
 _NAMES = (
     r"(?:sign|signature|sig|secret|passw(?:or)?d|pwd|passphrase|token|authorization|cvv2?|cvc2?"
     r"|(?:api|app|access|private|master|merchant|mch|secret)[_-]?key)"
 )
 _NAME_PARTS = ("sig", "secret", "pass", "pwd", "token", "authoriz", "cvv", "cvc", "key")
-# A whole word (also behind an escape that ends in a letter: %3D, \n), or the end of a camelCase one.
+# A whole word (also behind an escape that ends in a letter: %3D, \n), or the end of camelCase.
 _NAME = (
     rf"(?:(?:(?<![A-Za-z])|(?<=%3[Dd])|(?<=\\[nrt]))(?i:{_NAMES})"
-    r"|(?<=[a-z])(?:Sign|Signature|Secret|Password|Token|Key))"
+    r"|(?<=[a-z])(?:Sign|Signature|Secret|(?:Secret|Api|App|Access|Private|Master)Key|Password|Token))"
 )
 _SECRET_NAME = re.compile(rf".*(?:{_NAME})", re.DOTALL).fullmatch
 _KEYED = re.compile(

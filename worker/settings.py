@@ -184,6 +184,11 @@ class Settings(BaseSettings):
         return dsn
 
     @property
+    def timeout_max_s(self) -> float:
+        """The longest deadline an endpoint may have: two of them fit into a lease."""
+        return min(60.0, (self.lease_s - 2) / 2)
+
+    @property
     def schedule(self) -> Schedule:
         """The schedule of endpoints that name none."""
         return Schedule(delays_s=self.schedule_s, jitter_ratio=self.jitter_ratio)

@@ -10,13 +10,21 @@ from worker.signers.contract import Message
 from worker.signers.registry import find
 
 
-def shaped(claimed: Claimed, endpoint: Endpoint, *, signed_at: int, tag: object) -> Request:
+def shaped(
+    claimed: Claimed,
+    endpoint: Endpoint,
+    *,
+    signed_at: int,
+    tag: object,
+    timeout_max_s: float,
+) -> Request:
     """Make the exact request of one attempt.
 
     Args:
         claimed: whose attempt.
         endpoint: at the version the claim names.
         tag: comes back with the reply.
+        timeout_max_s: cuts the endpoint's own deadline.
         signed_at: whole seconds since 1970, as the signature will say.
 
     Raises:
@@ -47,7 +55,7 @@ def shaped(claimed: Claimed, endpoint: Endpoint, *, signed_at: int, tag: object)
         url=shape.url,
         headers=shape.headers,
         body=shape.body,
-        timeout_s=endpoint.timeout_s,
+        timeout_s=min(endpoint.timeout_s, timeout_max_s),
         allowed=endpoint.allowed,
         ca_pem=endpoint.ca_pem,
         client_pem=endpoint.client_pem,

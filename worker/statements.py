@@ -94,7 +94,13 @@ spent AS (
       ON used.lane_id = room.id
    WHERE l.id = room.id AND room.rate_per_s IS NOT NULL
 )
-SELECT CASE WHEN (SELECT count(*) FROM room) >= %(limit)s THEN (SELECT max(id) FROM room)
+SELECT CASE WHEN (SELECT count(*) FROM room) >= %(limit)s
+            -- One probe says whether a next lane exists; else the next claim begins in front.
+            THEN coalesce((SELECT last.id FROM (SELECT max(id) AS id FROM room) last
+                            WHERE EXISTS (
+                              SELECT 1 FROM paynotify_delivery d
+                               WHERE d.state = 'pending' AND d.abandoned < {SUSPECT_AFTER}
+                                 AND d.lane_id > last.id)), 0)
             WHEN (SELECT bool_or(lane_id IS NULL) FROM hop) IS DISTINCT FROM false THEN 0
             ELSE (SELECT max(lane_id) FROM hop) END AS next_after,
        (SELECT share FROM share) AS share,

@@ -16,13 +16,13 @@ from worker.errors import PaynotifyError
 from worker.models import Pool
 
 
-@app.task(name=TASK)  # type: ignore[untyped-decorator]
+@app.task(name=TASK, shared=False)  # type: ignore[untyped-decorator]
 def deliver(pool: str = Pool.FAST.value) -> str:
     """Claim and send one batch; see :meth:`worker.deliver.Courier.deliver`."""
     return runtime.current().courier.deliver(Pool(pool))
 
 
-@app.task(name="paynotify.enqueue", acks_late=True, reject_on_worker_lost=True)  # type: ignore[untyped-decorator]
+@app.task(name="paynotify.enqueue", shared=False, acks_late=True, reject_on_worker_lost=True)  # type: ignore[untyped-decorator]
 def enqueue(**fields: Any) -> str:
     """Enqueue for a host that has no SQL at hand; the fields of ``Notifier.enqueue`` as JSON.
 

@@ -132,7 +132,8 @@ class Transport:
         What is dropped was perhaps received; its lease runs out and it is sent again.
 
         Args:
-            timeout_s: 0 or more. Calling it twice is harmless.
+            timeout_s: 0 or more; a name look-up that hangs can keep the thread 2 s longer before
+                it is left to itself. Calling it twice is harmless.
         """
         with self._lock:
             if self._stop_at_s is None:
@@ -140,7 +141,7 @@ class Transport:
             if not self._dismantled:
                 os.eventfd_write(self._wake, 1)
         if self._thread.is_alive():
-            self._thread.join(timeout_s + 5.0)
+            self._thread.join(timeout_s + 2.0)
 
     def _run(self) -> None:
         try:

@@ -263,14 +263,18 @@ def test_an_open_breaker_lets_nothing_through_then_one_probe(engine: Engine) -> 
 
 def test_a_rate_limit_lets_through_what_was_saved_up(engine: Engine) -> None:
     store = store_on(engine)
-    lane = add_lane(engine, rate_per_s=5.0, tokens=5.0)
+    # One every twenty seconds: a slow machine saves up nothing while the test runs.
+    lane = add_lane(engine, rate_per_s=0.05, tokens=1.0)
     add_due(engine, lane, 40)
-    assert len(store.claim(Pool.FAST, limit=20, worker="w").rows) == 5
+    assert len(store.claim(Pool.FAST, limit=20, worker="w").rows) == 1
     assert store.claim(Pool.FAST, limit=20, worker="w").rows == ()
-    age(engine, 0.61)
-    assert len(store.claim(Pool.FAST, limit=20, worker="w").rows) == 3
+    age(engine, 20.1)
+    assert len(store.claim(Pool.FAST, limit=20, worker="w").rows) == 1
     age(engine, 3600)
-    # A long silence saves up one second's worth, not an hour's.
+    # A long silence saves up one burst, not an hour's worth.
+    assert len(store.claim(Pool.FAST, limit=20, worker="w").rows) == 1
+    change_lane(engine, lane, rate_per_s=5.0)
+    age(engine, 3600)
     assert len(store.claim(Pool.FAST, limit=20, worker="w").rows) == 5
 
 

@@ -118,5 +118,6 @@ def test_more_hanging_connections_than_select_can_count_delay_nobody(receiver: R
         since_s = clock.monotonic_s()
         replies = [reply for _, reply in sender.wait(1500)]
         assert {reply.failure for reply in replies} == {Failure.TIMEOUT}
-        assert clock.monotonic_s() - since_s < 4 + LATE_S
-        assert max(reply.elapsed_ms for reply in replies) < 4500
+        # All of them end in the same moment, and closing 1500 connections takes a while.
+        assert clock.monotonic_s() - since_s < 4 + 2 * LATE_S
+        assert max(reply.elapsed_ms for reply in replies) < 5000

@@ -20,11 +20,11 @@ _LAYERS = tuple(
         errors clock masking telemetry metrics lifeline bootstrap
         models settings
         states retry ack guard breaker evidence payload fields shape sealing signers.* tables \
-            database schema statements store_rows endpoint_rows unheard cron_check migrations.*
-        store* endpoint* transport wire bells doorbell after_commit embedded lookup lanes drafts \
+            database schema statements store_rows endpoint_rows unheard heads cron_check migrations.*
+        store* endpoint* transport connections wire identity bells doorbell after_commit embedded lookup lanes drafts \
             intake*
         client inbox deliver settler tick timeline deadletters alerts audit broker ping
-        runtime
+        runtime selfcheck
         app
         tasks
         console.*
@@ -32,7 +32,9 @@ _LAYERS = tuple(
     """.strip().splitlines()
 )
 # Rules and facts: the same answer for the same arguments, so they may touch nothing outside.
-_PURE = "models states retry ack guard breaker payload fields shape store_rows signers.* masking"
+_PURE = (
+    "models states retry ack guard breaker payload fields shape heads store_rows signers.* masking"
+)
 _OUTSIDE = {
     *("sqlalchemy", "psycopg", "sqlite3", "redis", "celery", "kombu", "pycurl", "requests"),
     *("socket", "subprocess", "threading", "time", "random"),
