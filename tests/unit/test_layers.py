@@ -20,9 +20,10 @@ _LAYERS = tuple(
         errors clock masking telemetry metrics lifeline bootstrap
         models settings
         states retry ack guard breaker evidence payload fields shape sealing signers.* tables \
-            database schema statements store_rows endpoint_rows unheard heads cron_check migrations.*
-        store* endpoint* transport connections wire identity bells doorbell after_commit embedded lookup lanes drafts \
-            intake*
+            database schema statements store_rows endpoint_rows unheard heads \
+            cron_check migrations.*
+        store* endpoint* transport connections wire identity bells doorbell after_commit \
+            embedded lookup lanes drafts intake*
         client inbox deliver settler tick timeline deadletters alerts audit broker ping
         runtime selfcheck
         app
