@@ -12,6 +12,7 @@ from threading import Event, Thread
 from worker import clock, telemetry
 from worker.deliver import Courier
 from worker.errors import PaynotifyError
+from worker.models import Pool
 from worker.store import Store
 
 # Rows one statement moves: some 20 ms, so that no claim waits long for their locks.
@@ -45,6 +46,7 @@ class Tick:
         self._courier = courier
         self._take_in = take_in
         self._every_s = every_s
+        self._due_since_s: dict[Pool, float] = {}
         self._closing = Event()
         self._thread = Thread(target=self._run, name="tick", daemon=True)
 
@@ -75,16 +77,20 @@ class Tick:
             pass
         while not self._closing.is_set() and self._take_in():
             pass
-        for pool in self._store.due_pools():
-            if self._deaf():
+        due = self._store.due_pools()
+        now_s = clock.monotonic_s()
+        self._due_since_s = {pool: self._due_since_s.get(pool, now_s) for pool in due}
+        for pool in due:
+            if self._deaf(pool):
                 self._courier.unheard.add(pool)
             self._courier.ring(pool)
         if not self._closing.is_set():
             self._courier.deliver_suspect()
 
-    def _deaf(self) -> bool:
-        quiet_s = clock.monotonic_s() - self._courier.last_delivery_s
-        return quiet_s > max(_DEAF_TICKS * self._every_s, 2.0)
+    def _deaf(self, pool: Pool) -> bool:
+        # Rows that have only just come due after a quiet time prove nothing.
+        since_s = max(self._due_since_s[pool], self._courier.last_delivery_s)
+        return clock.monotonic_s() - since_s > max(_DEAF_TICKS * self._every_s, 2.0)
 
     def _run(self) -> None:
         due_s = clock.monotonic_s()
