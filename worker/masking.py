@@ -64,50 +64,55 @@ def _hide_cards(match: re.Match[str]) -> str:
         return run
     places = [found.span(1) for found in _STEP.finditer(run) if found[1]]
     digits = [int(run[end - 1]) for _, end in places]
-    count = len(places)
-    starts = [i for i in range(count) if i == 0 or places[i - 1][1] != places[i][0]]
-    ends = {*starts[1:], count}
-    hidden: set[int] = set()
-    last = 0
+    starts = [i for i in range(len(places)) if i == 0 or places[i - 1][1] != places[i][0]]
+    ends = {*starts[1:], len(places)}
+    shown = list(run)
+    next_free = 0
     for start in starts:
-        if start < last:
-            continue
-        for end in range(min(start + 19, count), start + 12, -1):
-            if end in ends and _is_card(digits[start:end]):
-                hidden.update(range(start + 6, end - 4))
-                last = end
-                break
-    for i in sorted(hidden, reverse=True):
-        run = run[: places[i][0]] + "*" + run[places[i][1] :]
-    return run
+        count = _card_length(digits, start, ends) if start >= next_free else 0
+        if count:
+            next_free = start + count
+            for begin, end in places[start + 6 : next_free - 4]:
+                shown[begin:end] = ["*", *[""] * (end - begin - 1)]
+    return "".join(shown)
 
 
-def _is_card(digits: list[int]) -> bool:
-    count = len(digits)
-    prefix = digits[0] * 10 + digits[1]
-    if count not in _LENGTHS.get(prefix, ()):
-        return False
-    if prefix < 30 and not 2221 <= prefix * 100 + digits[2] * 10 + digits[3] <= 2720:
-        return False
-    if prefix == 62 and count == 19:
-        return True
+def _card_length(digits: list[int], start: int, ends: set[int]) -> int:
+    """Return how many digits the longest card number that begins here has; 0: none begins."""
+    if start + 13 > len(digits):
+        return 0
+    prefix = digits[start] * 10 + digits[start + 1]
+    if (
+        prefix < 30
+        and not 2221 <= prefix * 100 + digits[start + 2] * 10 + digits[start + 3] <= 2720
+    ):
+        return 0
+    for count in _LENGTHS.get(prefix, ()):
+        end = start + count
+        if end in ends and ((prefix == 62 and count == 19) or _checks(digits[start:end])):
+            return count
+    return 0
+
+
+def _checks(digits: list[int]) -> bool:
+    """Tell whether the last digit is the check digit of the others (Luhn, ISO/IEC 7812-1)."""
     doubled = sum(_DOUBLED[digit] for digit in digits[-2::-2])
     return (doubled + sum(digits[-1::-2])) % 10 == 0
 
 
 # Luhn: what a digit counts when it is doubled.
 _DOUBLED = (0, 2, 4, 6, 8, 1, 3, 5, 7, 9)
-# Which lengths cards with these first two digits have (ISO/IEC 7812 issuers in use). Any length
-# for any prefix would hide one in ten of the 18-digit order numbers that id generators make.
-_LENGTHS: dict[int, tuple[int, ...] | range] = {
+# Which lengths cards with these first two digits have (issuers in use), longest first. Any
+# length for any prefix would hide one in ten of the 18-digit numbers that id generators make.
+_LENGTHS: dict[int, tuple[int, ...]] = {
     **dict.fromkeys(range(22, 28), (16,)),  # Mastercard 2221 to 2720
-    **dict.fromkeys((30, 36, 38, 39), range(14, 20)),  # Diners Club
+    **dict.fromkeys((30, 36, 38, 39), (19, 18, 17, 16, 15, 14)),  # Diners Club
     **dict.fromkeys((34, 37), (15,)),  # American Express
-    35: range(16, 20),  # JCB
-    **dict.fromkeys(range(40, 50), (13, 16, 19)),  # Visa
-    **dict.fromkeys((50, 56, 57, 58), range(13, 20)),  # Maestro
+    35: (19, 18, 17, 16),  # JCB
+    **dict.fromkeys(range(40, 50), (19, 16, 13)),  # Visa
+    **dict.fromkeys((50, 56, 57, 58), (19, 18, 17, 16, 15, 14, 13)),  # Maestro
     **dict.fromkeys(range(51, 56), (16,)),  # Mastercard
-    **dict.fromkeys(range(60, 70), range(13, 20)),  # UnionPay, Discover, Maestro, RuPay
+    **dict.fromkeys(range(60, 70), (19, 18, 17, 16, 15, 14, 13)),  # UnionPay, Discover, RuPay, …
 }
 # A digit may be written in full width, URL-encoded or as a JSON escape.
 _ONE_DIGIT = r"(?:\d|%3[0-9]|\\u003[0-9])"
@@ -135,15 +140,15 @@ _DSN_PASSWORD = re.compile(
 )
 _QUERY = re.compile(r"(?i)(https?://[^\s?\"'<>\\]{1,2048}\?)(?:[^\s\"'<>\\]|\\u[0-9a-f]{4})+")
 
-_NAMES = (
-    r"(?:sign|signature|sig|secret|passw(?:or)?d|pwd|passphrase|token|authorization|cvv2?|cvc2?"
-    r"|(?:api|app|access|private|master|merchant|mch|secret)[_-]?key)"
-)
 _NAME_PARTS = ("sig", "secret", "pass", "pwd", "token", "authoriz", "cvv", "cvc", "key")
-# A whole word (also behind an escape that ends in a letter: %3D, \n), or the end of camelCase.
+# The first are secrets behind any prefix (PGPASSWORD). The others are parts of harmless words
+# (design=), so they must begin a word (also behind an escape that ends in a letter: %3D, \n) or
+# end one in camelCase.
+_KEYS = r"(?:api|app|access|private|master|merchant|mch|secret)[_-]?key"
 _NAME = (
-    rf"(?:(?:(?<![A-Za-z])|(?<=%3[Dd])|(?<=\\[nrt]))(?i:{_NAMES})"
-    r"|(?<=[a-z])(?:Sign|Signature|Secret|(?:Secret|Api|App|Access|Private|Master)Key|Password|Token))"
+    r"(?:(?i:secret|passw(?:or)?d|passphrase|signature|authorization)"
+    rf"|(?:(?<![A-Za-z])|(?<=%3[Dd])|(?<=\\[nrt]))(?i:sign|sig|pwd|token|cvv2?|cvc2?|{_KEYS})"
+    r"|(?<=[a-z])(?:Sign|Token|(?:Secret|Api|App|Access|Private|Master)Key))"
 )
 _SECRET_NAME = re.compile(rf".*(?:{_NAME})", re.DOTALL).fullmatch
 _KEYED = re.compile(

@@ -204,11 +204,12 @@ def serve_metrics(
     Raises:
         OSError: none of the ports is free, or the address is not this machine's.
     """
-    for last in range(port, port + tries):
+    ports = range(port, min(port + tries, 65_536))
+    for each in ports:
         try:
-            server, thread = start_http_server(last, addr=address)
+            server, thread = start_http_server(each, addr=address)
         except OSError as error:
-            if error.errno != errno.EADDRINUSE or last == port + tries - 1:
+            if error.errno != errno.EADDRINUSE or each == ports[-1]:
                 raise
             continue
         break
@@ -225,6 +226,8 @@ SETTLED = Counter("paynotify_settled", "Verdicts written, by what they order", [
 STALE = Counter("paynotify_stale_settles", "Verdicts dropped: another claim owned the row")
 SETTLE_RETRIES = Counter("paynotify_settle_retries", "Settles the database did not take")
 ABANDONED = Counter("paynotify_abandoned_attempts", "Attempts whose lease ran out, no verdict")
+for _decision in ("delivered", "retry", "dead", "hold"):
+    SETTLED.labels(_decision)  # so that rates see the first one
 CLAIMS = Counter("paynotify_claims", "Claims made")
 CLAIMED = Counter("paynotify_claimed", "Notifications claimed")
 IN_FLIGHT = Gauge("paynotify_in_flight", "Requests on the wire in this process")
