@@ -16,9 +16,10 @@ from worker import cli_story, lookup
 from worker.cli_input import ID_MAX, Json, Who, Why, desk, example, moment, need, person, read_bytes
 from worker.cli_print import console, note, say, say_json, table
 from worker.errors import BadFieldError, NotFoundError, WrongStateError
-from worker.models import Notification, State
+from worker.models import State
 from worker.payload import PAYLOAD_MAX_BYTES
 from worker.tables import audit
+from worker.views import Notification
 
 # Larger is no id of ours: both databases count to 2^63.
 _ID = re.compile(r"[0-9]{1,18}").fullmatch

@@ -10,8 +10,8 @@ from sqlalchemy import Engine
 from worker import evidence, lookup, timeline
 from worker.cli_print import console, facts, safe, table
 from worker.masking import mask
-from worker.models import Attempt, Notification
 from worker.timeline import Kind, Letter, Step, Timeline
+from worker.views import Attempt, Notification
 
 # Every byte may become four characters (\xHH).
 _PAYLOAD_MAX = 4 * 262_144

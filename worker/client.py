@@ -30,7 +30,8 @@ from worker.doorbell import Doorbell
 from worker.drafts import Draft, Enqueue, draft
 from worker.errors import BadFieldError, PaynotifyError
 from worker.intake import Intake, Outcome
-from worker.models import Attempt, Notification, Schedule
+from worker.models import Schedule
+from worker.views import Attempt, Notification
 
 __all__ = ["Enqueue", "Notifier"]
 

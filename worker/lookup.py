@@ -10,8 +10,9 @@ from sqlalchemy import Connection, Row, Select, func, select, update
 
 from worker import tables
 from worker.errors import NotFoundError
-from worker.models import Attempt, EndpointState, Notification, Outcome, State
+from worker.models import EndpointState, Outcome, State
 from worker.states import FINAL
+from worker.views import Attempt, Notification
 
 _NOTIFICATION, _DELIVERY = tables.notification, tables.delivery
 _ENDPOINT, _ATTEMPT = tables.endpoint, tables.attempt

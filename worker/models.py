@@ -1,10 +1,12 @@
 """The facts that travel between the files: frozen, keyword-only, no behaviour but their own.
 
 Must never import anything that does IO.
+
+The four that are made for every callback are not frozen: freezing costs 0.3 microseconds a field,
+six of a hundred for the whole of a callback. Treat them as if they were.
 """
 
 from dataclasses import dataclass, field
-from datetime import datetime
 from enum import StrEnum
 
 
@@ -194,7 +196,7 @@ class Endpoint:
     config_no: int = 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)  # not frozen: see the module
 class Claimed:
     """One notification as a claim hands it out; the caller owns it until ``lease_s`` is over.
 
@@ -229,7 +231,7 @@ class Claimed:
     expires_in_s: float | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)  # not frozen: see the module
 class Request:
     """The exact bytes of one HTTP request, as a signing scheme shaped them.
 
@@ -251,7 +253,7 @@ class Request:
     client_pem: str | None = field(default=None, repr=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)  # not frozen: see the module
 class Reply:
     """What came back: a value, whatever the merchant did.
 
@@ -300,7 +302,7 @@ class Verdict:
     healthy: bool | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)  # not frozen: see the module
 class Settlement:
     """A verdict on its way into the database, with the evidence.
 
@@ -368,49 +370,3 @@ class Tally:
     failed: int = 0
     latency_ms: float = 0.0
     gone: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attempt:
-    """One attempt as the timeline shows it; ``outcome`` None means it is still open."""
-
-    attempt_no: int
-    started_at: datetime
-    finished_at: datetime | None
-    outcome: Outcome | None
-    status: int
-    error: str
-    evidence: str
-    elapsed_ms: int
-    remote_ip: str
-    secret_version: int
-    worker: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Notification:
-    """One notification as hosts and operators see it.
-
-    Attributes:
-        held: it is waiting or pending, but its endpoint is paused, gone or deleted.
-        due_at: when it is or was to be sent next; None once finished.
-        payload_bytes: size only; the payload itself is read by ``Notifier.payload``.
-    """
-
-    id: int
-    message_id: str
-    endpoint: str
-    merchant: str
-    event_type: str
-    event_key: str
-    order_no: str | None
-    state: State
-    held: bool
-    attempts: int
-    created_at: datetime
-    due_at: datetime | None
-    finished_at: datetime | None
-    expires_at: datetime | None
-    notify_url: str | None
-    trace_id: str | None
-    payload_bytes: int

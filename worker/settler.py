@@ -60,7 +60,7 @@ class Batch:
         return f"{first}{others}: {', '.join(counts) or 'nothing sent'}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Sent:
     """What travels with a request and comes back with its reply.
 

@@ -37,11 +37,13 @@ _CARRIED = """
        n.notify_url, n.schedule, n.trace_id,
        extract(epoch FROM n.expires_at - statement_timestamp())::float8 AS expires_in_s"""
 
-# Take due rows fairly: hop to lanes that have room, share the batch among them, lease, open
-# attempts, take tokens. Always answers at least one row: where it got to.
+# Take due rows fairly: hop from lane to lane, take at most a share of each that has room, stop as
+# soon as the batch is full; lease them, open their attempts, take their tokens. Always answers at
+# least one row: where the next claim begins, 0 for in front.
 CLAIM = f"""{_HOP},
-room AS MATERIALIZED (
-  SELECT l.id, l.endpoint_id, l.config_no, l.rate_per_s, l.troubled, r.room, f.tokens
+picked AS MATERIALIZED (
+  SELECT p.id, l.id AS lane_id, l.endpoint_id, l.config_no, l.rate_per_s, l.troubled, r.room,
+         f.tokens
     FROM hop
    CROSS JOIN LATERAL (
       SELECT lane.*, {_TROUBLED}
@@ -59,20 +61,12 @@ room AS MATERIALIZED (
              ELSE least(l.in_flight_cap, coalesce(l.ramp, l.in_flight_cap)) END - count(*),
         coalesce(floor(f.tokens), 1000000))::int AS room
         FROM paynotify_delivery s WHERE s.state = 'sending' AND s.lane_id = l.id) r
-   WHERE r.room > 0
-   LIMIT %(limit)s
-),
-share AS MATERIALIZED (
-  SELECT ceil(%(limit)s::float8 / greatest(count(*), 1))::int AS share FROM room
-),
-picked AS MATERIALIZED (
-  SELECT p.id
-    FROM room CROSS JOIN share
    CROSS JOIN LATERAL (
       SELECT d.id FROM paynotify_delivery d
-       WHERE d.state = 'pending' AND d.abandoned < {SUSPECT_AFTER} AND d.lane_id = room.id
+       WHERE d.state = 'pending' AND d.abandoned < {SUSPECT_AFTER} AND d.lane_id = l.id
+         AND r.room > 0
        ORDER BY d.priority, d.due_at
-       LIMIT least(share.share, room.room) FOR NO KEY UPDATE SKIP LOCKED) p
+       LIMIT greatest(0, least(%(share)s, r.room)) FOR NO KEY UPDATE SKIP LOCKED) p
    LIMIT %(limit)s
 ),
 taken AS (
@@ -81,35 +75,33 @@ taken AS (
          tries = d.tries + 1,
          lease_until = statement_timestamp() + make_interval(secs => %(lease_s)s)
    WHERE d.id = ANY(ARRAY(SELECT id FROM picked))
-  RETURNING d.id, d.lane_id, d.attempt_no, d.tries, d.claim_no
+  RETURNING d.id, d.attempt_no, d.tries, d.claim_no
 ),
 opened AS (
   INSERT INTO paynotify_attempt (notification_id, attempt_no, claim_no, worker, started_at)
   SELECT id, attempt_no, claim_no, %(worker)s, statement_timestamp() FROM taken
 ),
 spent AS (
-  UPDATE paynotify_lane l
-     SET tokens = room.tokens - used.rows, tokens_at = statement_timestamp()
-    FROM room JOIN (SELECT lane_id, count(*) AS rows FROM taken GROUP BY lane_id) used
-      ON used.lane_id = room.id
-   WHERE l.id = room.id AND room.rate_per_s IS NOT NULL
+  UPDATE paynotify_lane l SET tokens = used.tokens - used.rows, tokens_at = statement_timestamp()
+    FROM (SELECT lane_id, max(tokens) AS tokens, count(*) AS rows FROM picked
+           WHERE rate_per_s IS NOT NULL GROUP BY lane_id) used
+   WHERE l.id = used.lane_id
 )
-SELECT CASE WHEN (SELECT count(*) FROM room) >= %(limit)s
+SELECT CASE WHEN (SELECT count(*) FROM picked) >= %(limit)s
             -- One probe says whether a next lane exists; else the next claim begins in front.
-            THEN coalesce((SELECT last.id FROM (SELECT max(id) AS id FROM room) last
+            THEN coalesce((SELECT last.id FROM (SELECT max(lane_id) AS id FROM picked) last
                             WHERE EXISTS (
                               SELECT 1 FROM paynotify_delivery d
                                WHERE d.state = 'pending' AND d.abandoned < {SUSPECT_AFTER}
                                  AND d.lane_id > last.id)), 0)
             WHEN (SELECT bool_or(lane_id IS NULL) FROM hop) IS DISTINCT FROM false THEN 0
             ELSE (SELECT max(lane_id) FROM hop) END AS next_after,
-       (SELECT share FROM share) AS share,
        c.*
   FROM (SELECT 1) one
   LEFT JOIN LATERAL (
-    SELECT {_CARRIED}, l.room
+    SELECT {_CARRIED.replace("t.lane_id", "l.lane_id")}, l.room
       FROM taken t
-      JOIN room l ON l.id = t.lane_id
+      JOIN picked l ON l.id = t.id
      CROSS JOIN LATERAL (SELECT * FROM paynotify_notification WHERE id = t.id LIMIT 1) n
   ) c ON true
 """  # noqa: S608 - constants

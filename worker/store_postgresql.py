@@ -5,6 +5,7 @@ Must never hold a transaction open while anything but PostgreSQL is at work.
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from threading import Lock
 from typing import Any, TypeVar
 
@@ -23,8 +24,35 @@ from worker.store_upkeep import Upkeep
 
 T = TypeVar("T")
 
+SHARE_MIN = 8
+_SHARE_MAX = 2000
+
 # Lanes one claim looks at; a bound for the case that thousands of them are blocked.
 _HOPS = 2000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Place:
+    """Where the next claim of a pool begins.
+
+    Attributes:
+        after: lane to go on behind; 0 is in front.
+        share: rows taken of one lane at most. A claim visits lanes until it is full: a small
+            share visits many, a large one few. It grows while there are fewer lanes than it
+            takes to fill a batch and shrinks while there are more.
+    """
+
+    after: int = 0
+    share: int = SHARE_MIN
+
+    def moved(self, after: int, *, full: bool, shared: bool) -> "_Place":
+        """Return the place after a claim that got to ``after``."""
+        share = self.share
+        if shared and not full:
+            share = min(share * 4, _SHARE_MAX)
+        elif full and after:
+            share = max(share // 2, SHARE_MIN)
+        return _Place(after=after, share=share)
 
 
 class PostgresqlStore(Upkeep):
@@ -37,30 +65,33 @@ class PostgresqlStore(Upkeep):
 
     def __init__(self, engine: Engine, rules: Rules) -> None:
         super().__init__(engine, rules)
-        self._after = dict.fromkeys(Pool, 0)
-        self._after_lock = Lock()
+        self._places = dict.fromkeys(Pool, _Place())
+        self._places_lock = Lock()
 
     def claim(self, pool: Pool, *, limit: int, worker: str) -> Claim:
         """See :meth:`worker.store.Store.claim`."""
-        with self._after_lock:
-            start = self._after[pool]
-        claim, after = self._claim_after(pool, start, limit, worker)
-        if start and not after and len(claim.rows) < limit:
+        with self._places_lock:
+            begun = self._places[pool]
+        claim, place = self._claim_from(pool, begun, limit, worker)
+        if begun.after and not place.after and len(claim.rows) < limit:
             # The end of the lanes came before the batch was full: go on from the first.
             first = claim
-            claim, after = self._claim_after(pool, 0, limit - len(first.rows), worker)
+            claim, place = self._claim_from(pool, place, limit - len(first.rows), worker)
             claim = Claim(
                 rows=first.rows + claim.rows,
                 more=first.more or claim.more,
                 capped=first.capped or claim.capped,
             )
-        with self._after_lock:
-            self._after[pool] = after
+        with self._places_lock:
+            self._places[pool] = place
         return claim
 
-    def _claim_after(self, pool: Pool, after: int, limit: int, worker: str) -> tuple[Claim, int]:
+    def _claim_from(
+        self, pool: Pool, place: "_Place", limit: int, worker: str
+    ) -> tuple[Claim, "_Place"]:
         values = {
-            "after": after,
+            "after": place.after,
+            "share": place.share,
             "hops": _HOPS,
             "slow": pool is Pool.SLOW,
             "limit": limit,
@@ -76,18 +107,19 @@ class PostgresqlStore(Upkeep):
             return cursor.fetchall()
 
         found = self._run(run)
-        next_after, share = int(found[0][0] or 0), int(found[0][1])
-        found = [row[2:] for row in found if row[2] is not None]
-        taken = Counter(row[1] for row in found)
-        rooms = {row[1]: row[-1] for row in found}
+        next_after = int(found[0][0] or 0)
+        taken = [row[1:] for row in found if row[1] is not None]
+        counts = Counter(row[1] for row in taken)
+        rooms = {row[1]: row[-1] for row in taken}
+        shared = any(place.share <= count < rooms[lane] for lane, count in counts.items())
+        full = len(taken) >= limit
         claim = Claim(
-            rows=tuple(map(claimed_row, found)),
+            rows=tuple(map(claimed_row, taken)),
             # A lane that used up its share may hold more; so may lanes not reached.
-            more=bool(next_after)
-            or any(share <= count < rooms[lane] for lane, count in taken.items()),
-            capped=any(count >= rooms[lane] for lane, count in taken.items()),
+            more=full or bool(next_after) or shared,
+            capped=any(count >= rooms[lane] for lane, count in counts.items()),
         )
-        return claim, next_after
+        return claim, place.moved(next_after, full=full, shared=shared)
 
     def claim_suspect(self, *, worker: str) -> Claim:
         """See :meth:`worker.store.Store.claim_suspect`."""

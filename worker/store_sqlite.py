@@ -159,7 +159,7 @@ class SqliteStore(Upkeep):
                 capped = capped or len(taken) >= room
                 rows += taken
             self._after[pool] = after
-        return Claim(rows=tuple(rows), more=more, capped=capped)
+        return Claim(rows=tuple(rows), more=more or len(rows) >= limit, capped=capped)
 
     def _lanes_with_room(
         self, tx: sqlite3.Connection, pool: Pool, now: int, limit: int

@@ -12,8 +12,9 @@ from sqlalchemy import Connection, Engine, Row, Select, select
 
 from worker import lookup
 from worker.errors import NotFoundError
-from worker.models import Attempt, EndpointState, Reason, State
+from worker.models import EndpointState, Reason, State
 from worker.tables import dead_letter, delivery, endpoint, lane, notification
+from worker.views import Attempt
 
 
 class Kind(StrEnum):

@@ -17,8 +17,8 @@ from worker.bootstrap import ROOT
 _LAYERS = tuple(
     line.split()
     for line in """
-        errors clock masking telemetry metrics lifeline bootstrap
-        models settings
+        errors clock masking telemetry lifeline bootstrap
+        models views settings
         states retry ack guard breaker evidence payload fields shape sealing signers.* tables \
             database schema statements store_rows endpoint_rows unheard heads \
             cron_check migrations.*

@@ -9,7 +9,7 @@ from typing import Protocol
 from worker.models import Secret
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)  # not frozen: made for every callback
 class Message:
     """One attempt at a notification, before it is signed.
 
@@ -38,7 +38,7 @@ class Message:
     secrets: tuple[Secret, ...] = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)  # not frozen: made for every callback
 class Shaped:
     """What is put on the wire.
 
