@@ -36,12 +36,14 @@ class Program:
         command: program and arguments, nothing secret among them.
         stage: those of stage 0 are ended first, then those of stage 1, …
         stop_s: seconds between SIGTERM and SIGKILL.
+        without: variables of the environment it has no business with.
     """
 
     name: str
     command: tuple[str, ...]
     stage: int
     stop_s: float
+    without: tuple[str, ...] = ()
 
 
 class Signals:
@@ -82,7 +84,9 @@ class Child:
 
     def __init__(self, program: Program, environment: Mapping[str, str], log: Path | None) -> None:
         self.program = program
-        self._environment = environment
+        self._environment = {
+            name: text for name, text in environment.items() if name not in program.without
+        }
         self._log = log
         self._quick = 0
         self._ends = 0

@@ -173,7 +173,14 @@ def flower_program(settings: Settings) -> tuple[Program, str]:
         # At its start it warns that no worker answers yet.
         f"--logging={'debug' if settings.log_level == 'debug' else 'error'}",
     )
-    program = Program(name="Flower", command=command, stage=1, stop_s=_FLOWER_STOP_S)
+    program = Program(
+        name="Flower",
+        command=command,
+        stage=1,
+        stop_s=_FLOWER_STOP_S,
+        # What people reach by browser needs no merchant's secret.
+        without=("PAYNOTIFY_MASTER_KEY",),
+    )
     return program, f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 

@@ -1,5 +1,6 @@
 """``python -m worker demo``: it runs by itself, compares the books and leaves nothing behind."""
 
+import re
 import signal
 from pathlib import Path
 
@@ -19,6 +20,7 @@ def test_it_compares_the_books_and_exits_0(tmp_path: Path) -> None:
     assert "The books agree." in said
     assert "Flower answered 200" in said
     assert "was rolled back: nobody heard of it" in said
+    assert re.search(r"sunny-tea .*│ +1 │", said), "one forged callback, refused"
     # It went through what it promises to show.
     assert "4 dead" in said
     assert "redrives its dead letters" in said

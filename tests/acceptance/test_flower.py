@@ -56,6 +56,9 @@ def test_it_shows_tasks_with_their_result_to_who_logs_in_and_401_to_others(
             assert _status(url + page, "ops:wrong") == 401, page
             assert _status(url + page, _LOGIN) == 200, page
         assert not [line for line in up.family().values() if _LOGIN in line]
+        # What people reach by browser cannot open a merchant's secret.
+        environment = Path(f"/proc/{up.child('flower')}/environ").read_text()
+        assert MASTER_KEY not in environment
         endpoint = add_endpoint(working, receiver, name="acme")
         ids = [enqueue(working, endpoint, f"order-{number}") for number in range(5)]
         until(lambda: all(state_of(working, id_) == "delivered" for id_ in ids))
