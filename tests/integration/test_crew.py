@@ -89,7 +89,8 @@ def test_a_program_that_had_come_up_starts_over_with_a_short_pause(
 
 def test_stages_end_in_order_and_who_does_not_listen_is_killed(tmp_path: Path, crew: Crew) -> None:
     said = tmp_path / "said"
-    begin = f"import signal, sys, time; note = lambda word: print(word, file=open({str(said)!r}, 'a'))\n"
+    begin = "import signal, sys, time\n"
+    begin += f"note = lambda word: print(word, file=open({str(said)!r}, 'a'))\n"
     deaf = f"{begin}signal.signal(15, lambda *_: note('deaf'))\n"
     polite = f"{begin}signal.signal(15, lambda *_: (note('polite'), sys.exit()))\n"
     wait = "note('up')\nwhile True: time.sleep(0.05)"
