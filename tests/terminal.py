@@ -53,16 +53,12 @@ class Terminal:
         return said
 
 
-def paynotify(
-    *words: str | bytes, stdin: str = "", folder: Path, timeout_s: float = 60, **environment: str
-) -> Said:
+def paynotify(*words: str | bytes, folder: Path, **environment: str) -> Said:
     """Run a command as a process of its own, with nothing of ours but what is named here.
 
     Args:
         words: its arguments; bytes go as they are.
-        stdin: what it reads.
         folder: its ``data_dir``.
-        timeout_s: it is killed after so long.
         environment: settings without their prefix (``database_url=…``).
     """
     clean = {name: text for name, text in os.environ.items() if not name.startswith("PAYNOTIFY_")}
@@ -70,12 +66,12 @@ def paynotify(
     clean |= {f"PAYNOTIFY_{name.upper()}": text for name, text in environment.items()}
     done = subprocess.run(
         [sys.executable, "-m", "worker", *words],
-        input=stdin,
+        input="",
         capture_output=True,
         text=True,
         check=False,
         cwd=ROOT,
         env=clean,
-        timeout=timeout_s,
+        timeout=60,
     )
     return Said(code=done.returncode, out=done.stdout, err=done.stderr)
