@@ -19,6 +19,7 @@ from worker.doorbell import Doorbell
 from worker.endpoint_book import EndpointBook
 from worker.errors import PaynotifyError, SecretError, UrlRefusedError
 from worker.evidence import encode
+from worker.masking import mask
 from worker.models import (
     Claimed,
     Decision,
@@ -167,6 +168,13 @@ class Courier:
             self._gone(Pool.SLOW, -len(claim.rows))
             self._suspect = self._send(claim, Pool.SLOW)
 
+    def answer(self, unheard: Pool | None) -> None:
+        """Do what :attr:`unheard` asks for: claim for a pool, or the next suspect."""
+        if unheard is None:
+            self.deliver_suspect()
+        else:
+            self.deliver(unheard, linger=False)
+
     def ring(self, pool: Pool) -> None:
         """Ask for another claim: by the doorbell, or within this process when nobody hears it."""
         if not self._doorbell.ring(pool):
@@ -303,7 +311,7 @@ class Courier:
             verdict=verdict,
             status=reply.status,
             elapsed_ms=reply.elapsed_ms,
-            evidence=encode(reply.body),
+            evidence=mask(encode(reply.body)),
             error=_error(reply),
             remote_ip=reply.remote_ip,
             secret_version=sent.secret_version,
@@ -311,6 +319,9 @@ class Courier:
 
     def _after_settle(self, batches: set[Batch]) -> None:
         """Ring again for what had to wait for these."""
+        if self._suspect in batches and self._suspect.done.is_set():
+            # One a tick would keep hundreds waiting for minutes after a series of crashes.
+            self.unheard.add(None)
         pools = {batch.pool for batch in batches if batch.capped}
         with self._lock:
             pools |= self._starved
@@ -373,4 +384,4 @@ def _error(reply: Reply) -> str:
         return reply.note
     error = f"{reply.failure}: {reply.detail}" if reply.detail else str(reply.failure)
     # A detail may quote what a merchant sent.
-    return encode(error.encode("utf-8", "surrogateescape"), 500)
+    return mask(encode(error.encode("utf-8", "surrogateescape"), 500))

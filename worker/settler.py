@@ -28,6 +28,8 @@ class Batch:
         self.capped = capped
         self.counts = dict.fromkeys(Decision, 0)
         self.names: tuple[str, ...] = ()
+        # Replies still to come, and verdicts still to be written.
+        self.unanswered = size
         self.out = size
         self.done = Event()
         if not size:
@@ -111,6 +113,7 @@ class Settler:
         self._slow_after_ms = slow_after_ms
         self._answers: deque[Answer] = deque()
         self._some = Event()
+        self._complete = Event()
         self._closing = Event()
         self._thread = Thread(target=self._run, name="settler", daemon=True)
 
@@ -119,15 +122,20 @@ class Settler:
         self._thread.start()
 
     def put(self, answers: Sequence[Answer]) -> None:
-        """Hand over answers; returns at once, from any thread."""
+        """Hand over answers; returns at once. Answers of one batch come from one thread."""
         self._answers.extend(answers)
-        # Below a batch the thread wakes by itself when the wait is over.
+        for sent, _ in answers:
+            sent.batch.unanswered -= 1
+            if not sent.batch.unanswered:
+                # Nobody of its batch is still to come: company would only delay it.
+                self._complete.set()
         if not self._some.is_set():
             self._some.set()
 
     def close(self, *, timeout_s: float) -> bool:
         """Write what is there and stop; says whether everything was written in time."""
         self._closing.set()
+        self._complete.set()
         self._some.set()
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
@@ -143,7 +151,8 @@ class Settler:
             self._some.clear()
             if not self._closing.is_set() and len(self._answers) < self._batch_size:
                 # Company: a round trip for one verdict costs as much as for two hundred.
-                self._closing.wait(self._wait_s)
+                self._complete.wait(self._wait_s)
+            self._complete.clear()
             while self._answers:
                 batch = [
                     self._answers.popleft()
