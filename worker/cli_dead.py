@@ -187,13 +187,13 @@ def _resolve(
     total = deadletters.count(at.engine, filters)
     if dry_run:
         say_json({"would_be": done_word, "count": total}) if as_json else say(
-            f"{total} dead letters would be {done_word}; nothing was changed"
+            f"{_letters(total)} would be {done_word}; nothing was changed"
         )
         return
     need(person[0], "--who", "li")
     need(person[1], "--why", '"they are back"')
     if total:
-        confirm(f"{total} dead letters will be {done_word}. Go on?", yes=yes)
+        confirm(f"{_letters(total)} will be {done_word}. Go on?", yes=yes)
     reached = 0
     try:
         with progress_bar(total) as draw, Gate() as gate:
@@ -214,7 +214,11 @@ def _resolve(
     if as_json:
         say_json({"done": done_word, "count": count})
     else:
-        say(f"{count} dead letters {done_word}")
+        say(f"{_letters(count)} {done_word}")
+
+
+def _letters(count: int) -> str:
+    return f"{count} dead letter{'' if count == 1 else 's'}"
 
 
 def _chosen(

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from worker import settings
+from worker.cli_print import note
 from worker.errors import BadFieldError
 
 if TYPE_CHECKING:
@@ -149,10 +150,11 @@ def confirm(question: str, *, yes: bool) -> None:
     """Ask on a terminal; without one, or with ``yes``, go on.
 
     Raises:
-        typer.Abort: the answer was not yes.
+        typer.Exit: the answer was not yes.
     """
     if not yes and sys.stdin.isatty() and not typer.confirm(question, err=True):
-        raise typer.Abort
+        note("Nothing was changed.")
+        raise typer.Exit(1)
 
 
 def need(value: str, field: str, example_text: str) -> str:

@@ -124,7 +124,7 @@ def show(story: Story) -> None:
         facts(
             (
                 ("notification", f"{what.id}  {what.message_id}"),
-                ("state", f"{what.state.value}: {past.standing}"),
+                ("state", _state(past)),
                 ("endpoint", f"{what.endpoint} (merchant {what.merchant})"),
                 ("event", f"{what.event_type}  key {what.event_key}"),
                 ("order", what.order_no),
@@ -141,6 +141,11 @@ def show(story: Story) -> None:
     out.print(
         table(("TIME", "WHAT", "MS", "DETAIL"), (_row(step) for step in past.steps)),
     )
+
+
+def _state(past: Timeline) -> str:
+    state = past.state.value
+    return state if past.standing == state else f"{state}: {past.standing}"
 
 
 def _row(step: Step) -> tuple[object, ...]:

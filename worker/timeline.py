@@ -194,7 +194,7 @@ def read_letter(row: Row[Any]) -> Letter:
 
 _ENDED = {
     State.DELIVERED: "delivered",
-    State.DEAD: "dead; it stays so until somebody redrives or discards it",
+    State.DEAD: "stays so until somebody redrives or discards it",
     State.CANCELLED: "cancelled",
 }
 _ORDER = {kind: place for place, kind in enumerate(Kind)}

@@ -184,7 +184,7 @@ def test_dead_letters_are_listed_explained_and_redriven(terminal: Terminal, engi
     story = terminal.ok("dead", "explain", letter["id"], "--json").json
     assert [step["what"] for step in story["timeline"]] == ["enqueued", "attempt", "died"]
     words = ("dead", "redrive", letter["id"])
-    assert "1 dead letters would be redriven" in terminal.ok(*words, "--dry-run").out
+    assert "1 dead letter would be redriven" in terminal.ok(*words, "--dry-run").out
     person = ("--who", "li", "--why", "they are back")
     assert terminal.ok(*words, *person, "--json").json == {"done": "redriven", "count": 1}
     assert terminal.ok(*words, *person, "--json").json["count"] == 0
@@ -197,7 +197,7 @@ def test_dead_letters_are_discarded(terminal: Terminal, engine: Engine) -> None:
     row_id = _enqueue(terminal)
     _die(engine)
     words = ("dead", "discard", "--all", "--who", "li", "--why", "a test")
-    assert terminal.ok(*words).out == "1 dead letters discarded\n"
+    assert terminal.ok(*words).out == "1 dead letter discarded\n"
     assert terminal.ok("show", row_id, "--json").json["state"] == "cancelled"
 
 
