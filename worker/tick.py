@@ -98,8 +98,8 @@ class Tick:
             if clock.monotonic_s() >= due_s:
                 due_s = clock.monotonic_s() + self._every_s
                 self._safely(self.once)
-            for pool in self._courier.unheard.wait(max(0.0, due_s - clock.monotonic_s())):
-                self._safely(partial(self._courier.deliver, pool, linger=False))
+            for unheard in self._courier.unheard.wait(max(0.0, due_s - clock.monotonic_s())):
+                self._safely(partial(self._courier.answer, unheard))
 
     def _safely(self, step: Callable[[], object]) -> None:
         try:
