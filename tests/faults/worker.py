@@ -1,0 +1,134 @@
+"""A real worker process that dies or freezes at one chosen point; production knows nothing of it.
+
+    python -m tests.faults.worker SEAM TOKENS celery-arguments…
+
+Each time it reaches the point it takes a file out of the folder TOKENS and acts; where none is
+left it works like any other worker, so a test says exactly how often the fault strikes.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from celery.__main__ import main
+
+from worker import deliver
+from worker.store_postgresql import PostgresqlStore
+from worker.store_sqlite import SqliteStore
+
+# Marks a payload that kills whoever shapes it, whatever tokens are left.
+POISON = b"POISON"
+_STORES: tuple[Any, ...] = (PostgresqlStore, SqliteStore)
+
+
+def seams() -> dict[str, Callable[[Path], None]]:
+    """The points by name."""
+    return {
+        "die-in-claim": _die_in_claim,
+        "die-after-claim": lambda tokens: _around("claim", tokens, signal.SIGKILL, after=True),
+        "die-before-settle": lambda tokens: _around("settle", tokens, signal.SIGKILL),
+        "die-after-settle": lambda tokens: _around("settle", tokens, signal.SIGKILL, after=True),
+        "freeze-before-settle": lambda tokens: _around("settle", tokens, signal.SIGSTOP),
+        "die-of-poison": _die_of_poison,
+    }
+
+
+def _around(name: str, tokens: Path, number: int, *, after: bool = False) -> None:
+    """Act before or after a store's method; after a claim only when it got something."""
+    for store in _STORES:
+        original = getattr(store, name)
+
+        def wrapped(self: Any, *given: Any, _original: Any = original, **named: Any) -> Any:
+            if not after:
+                _act(tokens, number)
+            answer = _original(self, *given, **named)
+            if after and getattr(answer, "rows", True):
+                _act(tokens, number)
+            return answer
+
+        setattr(store, name, wrapped)
+
+
+def _die_in_claim(tokens: Path) -> None:
+    """Die when the claim's statements have run and nothing is committed."""
+    original = PostgresqlStore._run
+
+    def run(self: Any, work: Any) -> Any:
+        claiming = "_claim_after" in getattr(work, "__qualname__", "")
+        return original(self, (lambda c: work(_Doomed(c, tokens))) if claiming else work)
+
+    PostgresqlStore._run = run  # type: ignore[method-assign]
+    take = SqliteStore._take
+
+    def taking(self: Any, *given: Any) -> Any:
+        taken = take(self, *given)
+        _act(tokens, signal.SIGKILL)
+        return taken
+
+    SqliteStore._take = taking  # type: ignore[method-assign, assignment]
+
+
+class _Doomed:
+    """A connection whose transactions end with the process, if anything was taken in them."""
+
+    def __init__(self, connection: Any, tokens: Path) -> None:
+        self._connection = connection
+        self._tokens = tokens
+        self._cursor: Any = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+    def cursor(self, **named: Any) -> Any:
+        self._cursor = self._connection.cursor(**named)
+        return self._cursor
+
+    def pipeline(self) -> Any:
+        self._pipe = self._connection.pipeline()
+        return self._pipe
+
+    def transaction(self) -> Any:
+        doomed, real = self, self._connection.transaction()
+
+        class Around:
+            def __enter__(self) -> Any:
+                return real.__enter__()
+
+            def __exit__(self, *how: object) -> Any:
+                # Everything sent so far has run when this returns; the COMMIT was not sent.
+                doomed._pipe.sync()
+                if doomed._cursor.rowcount > 1:
+                    _act(doomed._tokens, signal.SIGKILL)
+                return real.__exit__(*how)
+
+        return Around()
+
+
+def _die_of_poison(_tokens: Path) -> None:
+    original = deliver.shaped  # type: ignore[attr-defined]
+
+    def shaped(claimed: Any, *given: Any, **named: Any) -> Any:
+        if POISON in claimed.payload:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(claimed, *given, **named)
+
+    deliver.shaped = shaped  # type: ignore[attr-defined]
+
+
+def _act(tokens: Path, number: int) -> None:
+    for token in tokens.iterdir():
+        with suppress(FileNotFoundError):
+            # Whoever removes it has it: two processes never act on the same one.
+            token.unlink()
+            os.kill(os.getpid(), number)
+            return
+
+
+if __name__ == "__main__":
+    seams()[sys.argv[1]](Path(sys.argv[2]))
+    sys.argv[1:] = sys.argv[3:]
+    main()
