@@ -30,6 +30,8 @@ in SQL by the state (and, out of ``sending``, by the claim number) it starts fro
                                │ delivered │                │ or on hold     │
                                └───────────┘                └────────────────┘
 
+A redrive that is spread over time leads from dead to waiting.
+
 *Held* is no state: it is what a waiting or pending notification is called while its endpoint
 is paused, gone or deleted.
 """
@@ -44,7 +46,8 @@ EDGES: Mapping[State, frozenset[State]] = MappingProxyType(
         State.WAITING: frozenset({State.PENDING, State.CANCELLED, State.DEAD}),
         State.PENDING: frozenset({State.SENDING, State.CANCELLED, State.DEAD}),
         State.SENDING: frozenset({State.DELIVERED, State.WAITING, State.PENDING, State.DEAD}),
-        State.DEAD: frozenset({State.PENDING, State.CANCELLED}),
+        # A redrive of many is spread over time: most of them wait.
+        State.DEAD: frozenset({State.PENDING, State.WAITING, State.CANCELLED}),
         State.DELIVERED: frozenset(),
         State.CANCELLED: frozenset(),
     }

@@ -113,6 +113,7 @@ def machine(engine: Engine) -> type[RuleBasedStateMachine]:  # noqa: C901 - a cl
             stale = settle(self.store, [claimed], verdict)
             assert stale == (() if ours or already else (claimed.id,))
             if ours:
+                assert may_move(row.state, _VERDICTS[verdict])
                 row.state = _VERDICTS[verdict]
                 row.outcomes[-1] = verdict.outcome.value
                 row.abandoned = 0
@@ -169,6 +170,7 @@ def machine(engine: Engine) -> type[RuleBasedStateMachine]:  # noqa: C901 - a cl
             row_id = data.draw(st.sampled_from(self._of(State.DEAD)))
             letter = letters_of(engine, row_id)[-1].id
             row = self.rows[row_id]
+            assert may_move(row.state, State.CANCELLED if discard else State.PENDING)
             if discard:
                 assert self.store.discard([letter], who="kim", why="test") == [letter]
                 row.state = State.CANCELLED

@@ -19,6 +19,7 @@ DRAWN = {
     ("sending", "pending"),
     ("sending", "dead"),
     ("dead", "pending"),
+    ("dead", "waiting"),
     ("dead", "cancelled"),
 }
 
