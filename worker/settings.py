@@ -41,7 +41,7 @@ class Settings(BaseSettings):
     master_key: SecretStr | None = Field(
         None, description="32 bytes in base64 that seal endpoint secrets"
     )
-    batch_size: int = Field(200, ge=1, le=1000, description="rows per claim and per settle")
+    batch_size: int = Field(400, ge=1, le=1000, description="rows per claim and per settle")
     in_flight_max: int = Field(
         2000, ge=1, le=20_000, description="requests on the wire at once, per process"
     )

@@ -43,23 +43,30 @@ class Batch:
         if self.out <= 0:
             self.done.set()
 
-    def summary(self) -> str:
-        """Say in one line what became of it, as Flower shows it.
 
-        Examples:
-            >>> batch = Batch(3, Pool.FAST, capped=False)
-            >>> batch.names = ("acme", "globex")
-            >>> batch.settled(Decision.DELIVERED)
-            >>> batch.settled(Decision.RETRY)
-            >>> batch.summary()
-            'acme +1 …: 1 delivered, 1 retry, 1 on the way'
-        """
-        first = self.names[0] if self.names else "?"
-        others = f" +{len(self.names) - 1} …" if len(self.names) > 1 else ""
-        counts = [f"{count} {decision}" for decision, count in self.counts.items() if count]
-        if self.out > 0:
-            counts.append(f"{self.out} on the way")
-        return f"{first}{others}: {', '.join(counts) or 'nothing sent'}"
+def summary(batches: Sequence[Batch]) -> str:
+    """Say in one line what became of some batches, as Flower shows it.
+
+    Examples:
+        >>> batch = Batch(3, Pool.FAST, capped=False)
+        >>> batch.names = ("acme", "globex")
+        >>> batch.settled(Decision.DELIVERED)
+        >>> batch.settled(Decision.RETRY)
+        >>> summary([batch])
+        'acme +1 …: 1 delivered, 1 retry, 1 on the way'
+        >>> summary([])
+        'nothing due'
+    """
+    if not batches:
+        return "nothing due"
+    names = list(dict.fromkeys(name for batch in batches for name in batch.names)) or ["?"]
+    others = f" +{len(names) - 1} …" if len(names) > 1 else ""
+    totals = {what: sum(batch.counts[what] for batch in batches) for what in Decision}
+    counts = [f"{count} {what}" for what, count in totals.items() if count]
+    out = sum(batch.out for batch in batches)
+    if out > 0:
+        counts.append(f"{out} on the way")
+    return f"{names[0]}{others}: {', '.join(counts) or 'nothing sent'}"
 
 
 @dataclass(slots=True)

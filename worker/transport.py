@@ -171,6 +171,8 @@ class Transport:
                 touched.add(pool)
             elif fd == self._wake:
                 os.eventfd_read(fd)
+            else:
+                self._strayed(fd)
         now_s = clock.monotonic_s()
         self._admit(now_s)
         if self._timers:
@@ -246,14 +248,20 @@ class Transport:
 
     def _on_socket(self, pool: Connections, wanted: int, fd: int, _multi: Any, _data: Any) -> None:
         if wanted == pycurl.POLL_REMOVE:
-            if self._owners.pop(fd, None) is not None:
-                with suppress(OSError):  # already closed, and so already forgotten by epoll
-                    self._epoll.unregister(fd)
-        elif fd in self._owners:
+            # Left in epoll: a kept connection is wanted again soon, and a closed one is forgotten
+            # there by itself. What it says meanwhile is looked at once, in `_strayed`.
+            self._owners.pop(fd, None)
+            return
+        self._owners[fd] = pool
+        try:
             self._epoll.modify(fd, _POLL[wanted])
-        else:
-            self._owners[fd] = pool
+        except FileNotFoundError:
             self._epoll.register(fd, _POLL[wanted])
+
+    def _strayed(self, fd: int) -> None:
+        """Hear no more of a resting connection: its merchant closed it, or talks unasked."""
+        with suppress(OSError):
+            self._epoll.unregister(fd)
 
     def _on_timer(self, pool: Connections, timeout_ms: int) -> None:
         if timeout_ms < 0:

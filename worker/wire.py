@@ -6,16 +6,16 @@ never send one request twice.
 
 import os
 import socket
+from io import BytesIO
 from typing import Any
 
 import pycurl
 
 from worker import guard
-from worker.heads import NO_HEAD, read_head
+from worker.heads import NO_HEAD, final_head
 from worker.identity import Identity, Limits, Manner
 from worker.models import Failure, Reply, Request
 
-MAX_HEADERS = 100  # of one reply, 1xx heads included; honest servers send fewer than 30
 _TEXT_MAX = 256  # characters kept of a header value or of libcurl's message
 _KEEP_BODY = 16_384  # a bigger payload is let go when its handle rests
 _QUICK_EXIT = 322  # CURLOPT_QUICK_EXIT; pycurl has no name for it
@@ -42,8 +42,6 @@ _ALWAYS = (
     (pycurl.SSL_VERIFYPEER, 1),
     (pycurl.SSL_VERIFYHOST, 2),
 )
-_BLANK = (b"\r\n", b"\n")
-_HEAD_LINES_MAX = MAX_HEADERS + 2  # the status line and the blank one
 
 _FAILURES = {
     pycurl.E_COULDNT_RESOLVE_HOST: Failure.DNS,
@@ -99,8 +97,8 @@ class Wire:
     """
 
     __slots__ = (
-        "_body", "_body_max", "_broken", "_head", "_heads_end", "_limits", "_lines", "_manner",
-        "_networks", "_peer", "_ready", "_refused", "_size", "_started_s", "_timeout_ms", "curl",
+        "_body", "_body_max", "_broken", "_head", "_limits", "_manner", "_networks", "_peer",
+        "_raw", "_ready", "_refused", "_size", "_started_s", "_timeout_ms", "curl",
         "host", "identity", "method", "request", "stale",
     )  # fmt: skip
 
@@ -116,6 +114,7 @@ class Wire:
         self._body_max = limits.reply_max_bytes
         self._timeout_ms = 0
         self._manner = Manner.PLAIN
+        self._raw = BytesIO()
         self._configure()
 
     def begin(self, request: Request, host: str, now_s: float, manner: Manner) -> None:
@@ -149,9 +148,10 @@ class Wire:
         self.request, self.host = request, host
         self._started_s = now_s
         self._head = NO_HEAD
-        self._lines: list[bytes] = []
+        self._raw.seek(0)
+        self._raw.truncate()
         self._body: list[bytes] = []
-        self._heads_end = self._size = 0
+        self._size = 0
         self._broken = self._refused = self._peer = ""
         self._ready = self.stale = False
 
@@ -164,7 +164,11 @@ class Wire:
             now_s: the monotonic clock.
         """
         elapsed_ms = int((now_s - self._started_s) * 1000)
-        if self._head.status >= 200:
+        if self._head is NO_HEAD:
+            self._read_head()
+            # Too late to close the connection: it is not to be used again.
+            self.stale = self.stale or bool(self._head.fault)
+        if self._head.status >= 200 and not self._head.fault:
             reply = self._answered(code, message, elapsed_ms)
         else:
             reply = Reply(
@@ -182,7 +186,7 @@ class Wire:
     @property
     def shared(self) -> bool:
         """Whether the last reply came over HTTP/2."""
-        return bool(self._lines) and self._lines[0].startswith(b"HTTP/2")
+        return self._head.shared
 
     def close(self) -> None:
         """Free the handle; it must be in no multi."""
@@ -211,6 +215,8 @@ class Wire:
     def _failure(self, code: int) -> Failure:
         if self._refused:
             return Failure.REFUSED
+        if self._head.fault:
+            return Failure.PROTOCOL
         if code == pycurl.E_ABORTED_BY_CALLBACK:
             return Failure.RESET
         # Success without a full head: the merchant closed in the middle of it.
@@ -239,7 +245,8 @@ class Wire:
         put(pycurl.OPENSOCKETFUNCTION, self._on_socket)
         put(pycurl.PREREQFUNCTION, self._on_ready)
         put(pycurl.DEBUGFUNCTION, self._on_log)
-        put(pycurl.HEADERFUNCTION, self._on_header)
+        # A builtin: seven calls a reply, none of which may cost a Python frame.
+        put(pycurl.HEADERFUNCTION, self._raw.write)
         put(pycurl.WRITEFUNCTION, self._on_body)
         if self.method == "GET":
             put(pycurl.HTTPGET, 1)
@@ -290,22 +297,14 @@ class Wire:
         self._peer = ip
         return int(pycurl.PREREQFUNC_OK)
 
-    def _on_header(self, line: bytes) -> int | None:
-        lines = self._lines
-        lines.append(line)
-        if len(line) > 2 and len(lines) < _HEAD_LINES_MAX:
-            return None
-        if len(lines) > _HEAD_LINES_MAX:
-            self._broken = f"more than {MAX_HEADERS} headers"
-        elif line in _BLANK and self._head.status < 200:
-            self._head = read_head(lines[self._heads_end : -1])
-            self._heads_end = len(lines)
-            self._broken = self._head.fault
-        # Anything but None ends the transfer, and with it the connection.
-        return -1 if self._broken else None
+    def _read_head(self) -> None:
+        self._head = final_head(self._raw.getvalue())
+        self._broken = self._broken or self._head.fault
 
     def _on_body(self, chunk: bytes) -> int | None:
+        if not self._size:
+            self._read_head()
         self._size += len(chunk)
         self._body.append(chunk)
         # Anything but None ends the transfer, and with it the connection.
-        return -1 if self._size > self._body_max else None
+        return -1 if self._size > self._body_max or self._head.fault else None

@@ -43,10 +43,10 @@ def test_a_dripping_body_is_cut_at_the_deadline_and_its_status_stands(
     assert 0.6 <= took_s <= 0.7 + LATE_S
 
 
-def test_endless_interim_replies_are_cut_at_the_header_cap(
+def test_endless_interim_replies_are_cut_at_the_deadline_and_never_believed(
     sender: Sender, receiver: Receiver
 ) -> None:
-    reply, took_s = sender.timed(request(receiver.url("/drip-1xx", ms=1), timeout_s=5))
+    reply, took_s = sender.timed(request(receiver.url("/drip-1xx", ms=1), timeout_s=1))
     assert (reply.failure, reply.status) == (Failure.PROTOCOL, 0)
     assert took_s < 3
 
