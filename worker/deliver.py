@@ -8,43 +8,27 @@ Must never call a notification delivered without its ack rule met on bytes recei
 send what it has not claimed.
 """
 
-import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from threading import BoundedSemaphore, Lock
+from functools import partial
+from threading import BoundedSemaphore
 
-from worker import clock, retry, telemetry
+from worker import clock, telemetry
+from worker.berths import Berths
 from worker.doorbell import Doorbell
 from worker.endpoint_book import EndpointBook
-from worker.errors import PaynotifyError, SecretError, UrlRefusedError
-from worker.evidence import encode
-from worker.masking import mask
-from worker.models import (
-    Claimed,
-    Decision,
-    Endpoint,
-    Failure,
-    Outcome,
-    Pool,
-    Reason,
-    Reply,
-    Request,
-    Schedule,
-    Settlement,
-    Verdict,
-)
-from worker.settler import Answer, Batch, Sent, Settler, summary
-from worker.shape import shaped
+from worker.errors import PaynotifyError, UrlRefusedError
+from worker.judging import judged
+from worker.models import Pool, Reply, Request, Schedule
+from worker.settler import Answer, Batch, Sent, Settler, newest, summary
+from worker.shape import UNREADABLE, check_sendable, not_sent, shaped
 from worker.store import Claim, Store
 from worker.transport import Transport
 from worker.unheard import Unheard
 
 # How long one task goes on claiming while there is more: a task costs as much as forty sends.
 _TASK_S = 0.5
-# Stands in for an endpoint that is gone or whose secrets this worker cannot open.
-_UNREADABLE = Endpoint(id=0, name="?", merchant="", url="")
-_EXPIRED = Verdict(decision=Decision.DEAD, outcome=Outcome.NOT_SENT, reason=Reason.EXPIRED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +85,12 @@ class Courier:
         self._manner = manner
         self._settler = Settler(
             store=store,
-            judge=self._judge,
+            judge=partial(
+                judged,
+                schedule=manner.schedule,
+                terminal_statuses=manner.terminal_statuses,
+                retry_after_max_s=manner.retry_after_max_s,
+            ),
             on_gone=mark_gone,
             on_settled=self._after_settle,
             batch_size=manner.batch_size,
@@ -109,11 +98,7 @@ class Courier:
             slow_after_ms=manner.slow_after_ms,
         )
         self._transport = make_transport(self._on_replies)
-        # Slow lanes may hold half of the process: never the part healthy ones need.
-        self._limits = {Pool.FAST: manner.in_flight_max, Pool.SLOW: manner.in_flight_max // 2}
-        self._out: Counter[Pool] = Counter()
-        self._starved: set[Pool] = set()
-        self._lock = Lock()
+        self._berths = Berths(manner.in_flight_max)
         self._slow_slots = BoundedSemaphore(max(1, manner.slots // 3))
         self._lingering = BoundedSemaphore(max(1, manner.slots // 2))
         self._closing = False
@@ -175,7 +160,7 @@ class Courier:
             return
         claim = self._store.claim_suspect(worker=self._manner.worker)
         if claim.rows:
-            self._gone(Pool.SLOW, -len(claim.rows))
+            self._berths.board(Pool.SLOW, len(claim.rows))
             self._suspect = self._send(claim, Pool.SLOW)
 
     def answer(self, unheard: Pool | None) -> None:
@@ -219,31 +204,19 @@ class Courier:
     # Claim
 
     def _claim(self, pool: Pool) -> Claim:
-        with self._lock:
-            room = min(
-                self._limits[pool] - self._out[pool],
-                self._manner.in_flight_max - sum(self._out.values()),
-                self._manner.batch_size,
-            )
-            if room <= 0:
-                # Whoever settles next rings again.
-                self._starved.add(pool)
-            if room <= 0 or self._closing or not self.alive:
-                return Claim()
-            # Taken before the claim, so that two slots never plan with the same room.
-            self._out[pool] += room
+        if self._closing or not self.alive:
+            return Claim()
+        room = self._berths.take(pool, self._manner.batch_size)
+        if not room:
+            return Claim()
         claim = Claim()
         try:
             claim = self._store.claim(pool, limit=room, worker=self._manner.worker)
         finally:
-            self._gone(pool, room - len(claim.rows))
+            self._berths.free(pool, room - len(claim.rows))
         self.last_delivery_s = clock.monotonic_s()
         telemetry.count_claim(len(claim.rows))
         return claim
-
-    def _gone(self, pool: Pool, count: int) -> None:
-        with self._lock:
-            self._out[pool] -= count
 
     # Shape and send
 
@@ -254,17 +227,17 @@ class Courier:
             endpoints = self._book.many({(row.endpoint_id, row.config_no) for row in claim.rows})
         except Exception:
             # Nothing was sent; the leases bring the rows back.
-            self._gone(pool, len(claim.rows))
+            self._berths.free(pool, len(claim.rows))
             raise
         batch.names = tuple(endpoint.name for endpoint in endpoints.values())
         signed_at = clock.unix_s()
         requests: list[Request] = []
         unsent: list[Answer] = []
         for row in claim.rows:
-            endpoint = endpoints.get(row.endpoint_id, _UNREADABLE)
-            sent = Sent(row, endpoint, _version(endpoint), batch, keep_until_s)
+            endpoint = endpoints.get(row.endpoint_id, UNREADABLE)
+            sent = Sent(row, endpoint, newest(endpoint.secrets), batch, keep_until_s)
             try:
-                _check_sendable(row, endpoint)
+                check_sendable(row, endpoint)
                 requests.append(
                     shaped(
                         row,
@@ -275,13 +248,25 @@ class Courier:
                     )
                 )
             except Exception as error:  # noqa: BLE001 - one row must not take its batch along
-                unsent.append((sent, _not_sent(row, error)))
+                self._say_unsendable(row.id, error)
+                unsent.append((sent, not_sent(error)))
         if unsent:
             self._answered(unsent)
         self._transport.submit(requests)
         return batch
 
-    # Judge and settle
+    @staticmethod
+    def _say_unsendable(notification_id: int, error: Exception) -> None:
+        telemetry.log(
+            telemetry.Event.UNSENDABLE,
+            level="warning" if isinstance(error, PaynotifyError) else "error",
+            notification=notification_id,
+            why=f"{type(error).__name__}: {error}",
+        )
+        if isinstance(error, UrlRefusedError):
+            telemetry.count_refusal()
+
+    # Settle
 
     def _on_replies(self, finished: Sequence[tuple[Request, Reply]]) -> None:
         answers: list[Answer] = []
@@ -291,51 +276,16 @@ class Courier:
         self._answered(answers)
 
     def _answered(self, answers: list[Answer]) -> None:
-        pools = Counter(sent.batch.pool for sent, _ in answers)
-        with self._lock:
-            self._out.subtract(pools)
+        for pool, count in Counter(sent.batch.pool for sent, _ in answers).items():
+            self._berths.free(pool, count)
         self._settler.put(answers)
-
-    def _judge(self, sent: Sent, reply: Reply) -> Settlement:
-        claimed, endpoint = sent.claimed, sent.endpoint
-        expires_in_s = claimed.expires_in_s
-        if expires_in_s is not None and expires_in_s <= 0 and reply.failure is Failure.UNSENDABLE:
-            verdict = _EXPIRED
-        else:
-            verdict = retry.judge(
-                reply,
-                ack=endpoint.ack,
-                schedule=claimed.schedule
-                or retry.pick_schedule(endpoint, claimed.event_type, self._manner.schedule),
-                tries=claimed.tries,
-                terminal_statuses=endpoint.terminal_statuses or self._manner.terminal_statuses,
-                retry_after_max_s=self._manner.retry_after_max_s,
-                expires_in_s=(
-                    None if expires_in_s is None else expires_in_s - reply.elapsed_ms / 1000
-                ),
-                now=clock.now(),
-                luck=random.random(),
-            )
-        return Settlement(
-            claimed=claimed,
-            verdict=verdict,
-            status=reply.status,
-            elapsed_ms=reply.elapsed_ms,
-            evidence=mask(encode(reply.body)),
-            error=_error(reply),
-            remote_ip=reply.remote_ip,
-            secret_version=sent.secret_version,
-        )
 
     def _after_settle(self, batches: set[Batch]) -> None:
         """Ring again for what had to wait for these."""
         if self._suspect in batches and self._suspect.done.is_set():
             # One a tick would keep hundreds waiting for minutes after a series of crashes.
             self.unheard.add(None)
-        pools = {batch.pool for batch in batches if batch.capped}
-        with self._lock:
-            pools |= self._starved
-            self._starved.clear()
+        pools = {batch.pool for batch in batches if batch.capped} | self._berths.starved()
         if not self._closing:
             for pool in pools:
                 self.ring(pool)
@@ -353,45 +303,3 @@ class Courier:
             batch.done.wait(self._manner.linger_s)
         finally:
             self._lingering.release()
-
-
-def _version(endpoint: Endpoint) -> int:
-    return endpoint.secrets[0].version if endpoint.secrets else 0
-
-
-def _check_sendable(row: Claimed, endpoint: Endpoint) -> None:
-    if row.expires_in_s is not None and row.expires_in_s <= 0:
-        raise PaynotifyError("it expired before it could be sent")
-    if endpoint is _UNREADABLE:
-        raise SecretError(
-            f"endpoint {row.endpoint_id}: its secrets cannot be opened with this worker's "
-            "master key; set PAYNOTIFY_MASTER_KEY to the one they were sealed with"
-        )
-
-
-def _not_sent(row: Claimed, error: Exception) -> Reply:
-    """Turn what kept a row from being sent into a reply, and say so."""
-    ours = isinstance(error, PaynotifyError)
-    telemetry.log(
-        telemetry.Event.UNSENDABLE,
-        level="warning" if ours else "error",
-        notification=row.id,
-        why=f"{type(error).__name__}: {error}",
-    )
-    # A forbidden target or a wrong key may be put right before the next try; a payload that
-    # cannot be signed may not.
-    again = isinstance(error, (UrlRefusedError, SecretError))
-    if isinstance(error, UrlRefusedError):
-        telemetry.count_refusal()
-    return Reply(
-        failure=Failure.REFUSED if again else Failure.UNSENDABLE,
-        detail=str(error) if ours else type(error).__name__,
-    )
-
-
-def _error(reply: Reply) -> str:
-    if reply.failure is Failure.NONE:
-        return reply.note
-    error = f"{reply.failure}: {reply.detail}" if reply.detail else str(reply.failure)
-    # A detail may quote what a merchant sent.
-    return mask(encode(error.encode("utf-8", "surrogateescape"), 500))

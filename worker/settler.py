@@ -11,7 +11,16 @@ from threading import Event, Thread
 
 from worker import clock, telemetry
 from worker.errors import PaynotifyError, UnavailableError
-from worker.models import Claimed, Decision, Endpoint, Pool, Reply, Settlement, Tally
+from worker.models import (
+    Claimed,
+    Decision,
+    Endpoint,
+    Pool,
+    Reply,
+    Secret,
+    Settlement,
+    Tally,
+)
 from worker.store import Store
 
 # A verdict that could not be written is given up this long before its lease ends: a write that
@@ -85,6 +94,11 @@ class Sent:
 
 
 Answer = tuple[Sent, Reply]
+
+
+def newest(secrets: Sequence[Secret]) -> int:
+    """Return the version of the newest secret; 0 when there is none."""
+    return secrets[0].version if secrets else 0
 
 
 class Settler:

@@ -4,10 +4,14 @@ Must never change a byte of the payload but where the endpoint's scheme says so,
 URL through that the guard forbids today.
 """
 
+from worker.errors import PaynotifyError, SecretError, UrlRefusedError
 from worker.guard import check_url
-from worker.models import Claimed, Endpoint, Request
+from worker.models import Claimed, Endpoint, Failure, Reply, Request
 from worker.signers.contract import Message
 from worker.signers.registry import find
+
+# Stands in for an endpoint that is gone or whose secrets this worker cannot open.
+UNREADABLE = Endpoint(id=0, name="?", merchant="", url="")
 
 
 def shaped(
@@ -59,4 +63,33 @@ def shaped(
         allowed=endpoint.allowed,
         ca_pem=endpoint.ca_pem,
         client_pem=endpoint.client_pem,
+    )
+
+
+def check_sendable(row: Claimed, endpoint: Endpoint) -> None:
+    """Refuse what must not or cannot be sent any more.
+
+    Raises:
+        PaynotifyError: it has expired.
+        SecretError: this worker cannot read the endpoint.
+    """
+    if row.expires_in_s is not None and row.expires_in_s <= 0:
+        raise PaynotifyError("it expired before it could be sent")
+    if endpoint is UNREADABLE:
+        raise SecretError(
+            f"endpoint {row.endpoint_id}: its secrets cannot be opened with this worker's "
+            "master key; set PAYNOTIFY_MASTER_KEY to the one they were sealed with"
+        )
+
+
+def not_sent(error: Exception) -> Reply:
+    """Turn what kept a row from being sent into a reply.
+
+    A forbidden target or a wrong key may be put right before the next try; a payload that cannot
+    be signed may not.
+    """
+    again = isinstance(error, (UrlRefusedError, SecretError))
+    return Reply(
+        failure=Failure.REFUSED if again else Failure.UNSENDABLE,
+        detail=str(error) if isinstance(error, PaynotifyError) else type(error).__name__,
     )
