@@ -76,7 +76,13 @@ class PostgresqlStore(Upkeep):
         if begun.after and not place.after and len(claim.rows) < limit:
             # The end of the lanes came before the batch was full: go on from the first.
             first = claim
-            claim, place = self._claim_from(pool, place, limit - len(first.rows), worker)
+            try:
+                claim, place = self._claim_from(pool, place, limit - len(first.rows), worker)
+            except UnavailableError:
+                # What is claimed already is ours to send; the next claim will complain.
+                if not first.rows:
+                    raise
+                return first
             claim = Claim(
                 rows=first.rows + claim.rows,
                 more=first.more or claim.more,
@@ -100,7 +106,10 @@ class PostgresqlStore(Upkeep):
         }
 
         def run(connection: "psycopg.Connection[Any]") -> list[tuple[Any, ...]]:
-            with connection.pipeline(), connection.transaction():
+            # One transaction without BEGIN: the server commits it when the pipeline ends. With
+            # one, psycopg waits for the claim before it sends COMMIT, and a worker frozen or cut
+            # off just then keeps everybody else at the gate.
+            with connection.pipeline():
                 connection.execute(statements.GATE)
                 cursor = connection.cursor(binary=True)
                 cursor.execute(statements.CLAIM, values)
