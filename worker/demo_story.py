@@ -4,13 +4,11 @@ Must never report success from one book alone.
 """
 
 import base64
-import json
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
+import requests
 from rich.console import Console
 
 from worker import clock, deadletters, demo_books, demo_merchants, runtime
@@ -24,7 +22,7 @@ from worker.masking import mask
 from worker.models import Allowed, State
 from worker.runtime import Desk
 from worker.settings import Settings
-from worker.station import Station
+from worker.station import Station, at_home
 
 _SCHEDULE = "2,4,6"
 _BEAT_S = 0.25
@@ -166,19 +164,18 @@ class Story:
             self._beat()
 
     def _forge(self) -> None:
-        forged = urllib.request.Request(  # noqa: S310 - our own merchant
-            self._merchants[_HEALTHY].url,
-            data=json.dumps({"type": "payment.succeeded", "order_no": "1"}).encode(),
-            headers={
-                "webhook-id": "msg_forged",
-                "webhook-timestamp": str(clock.unix_s()),
-                "webhook-signature": "v1," + base64.b64encode(bytes(32)).decode(),
-            },
-        )
-        try:
-            urllib.request.urlopen(forged, timeout=5).close()  # noqa: S310
-        except urllib.error.HTTPError as refused:
-            refused.close()
+        # Whatever the merchant answers, his book and ours will be compared.
+        with at_home() as session:
+            session.post(
+                self._merchants[_HEALTHY].url,
+                json={"type": "payment.succeeded", "order_no": "1"},
+                timeout=5,
+                headers={
+                    "webhook-id": "msg_forged",
+                    "webhook-timestamp": str(clock.unix_s()),
+                    "webhook-signature": "v1," + base64.b64encode(bytes(32)).decode(),
+                },
+            )
 
     # What every step needs
 
@@ -232,9 +229,11 @@ class Story:
         query = "draw=1&start=0&length=50&order[0][column]=5&columns[5][data]=received"
         page = f"{self._station.flower_url}/tasks/datatable?{query}&order[0][dir]=desc"
         try:
-            with urllib.request.urlopen(page, timeout=5) as reply:  # noqa: S310 - our own Flower
-                tasks = json.load(reply)
-        except (OSError, ValueError):
+            with at_home() as session:
+                reply = session.get(page, timeout=5)
+                reply.raise_for_status()
+                tasks = reply.json()
+        except requests.RequestException:
             return ""
         results = [task["result"] for task in tasks["data"] if " +" in str(task["result"])]
         example = f'; one of them: "{results[0]}"' if results else ""
