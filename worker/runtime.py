@@ -87,6 +87,15 @@ class Runtime:
             every_s=chosen.tick_s,
         )
 
+    def check_key(self) -> None:
+        """Refuse to work with a master key that opens nothing: it would burn everybody's tries.
+
+        Raises:
+            SecretError: the newest endpoint cannot be read.
+        """
+        for endpoint in self.desk.endpoints.list()[-1:]:
+            EndpointBook(self.desk.engine, self.desk.sealer).at(endpoint.id, endpoint.config_no)
+
     def start(self) -> None:
         """Start delivering: transport, settler, timer."""
         telemetry.show_in_flight(lambda: self.courier.in_flight)
@@ -184,6 +193,7 @@ def current() -> Runtime:
 
     Raises:
         SettingsError, UnavailableError: as :func:`open_desk`; the next call tries again.
+        SecretError: the master key is not the one the endpoints' secrets were sealed with.
     """
     with _lock:
         if not _built:
@@ -192,6 +202,7 @@ def current() -> Runtime:
             # A slot each, the settler and the tick: nobody waits for a connection.
             desk = open_desk(chosen, pool_size=chosen.slots + 2)
             runtime = Runtime(desk, f"{socket.gethostname()}:{os.getpid()}")
+            runtime.check_key()
             runtime.start()
             _built.append(runtime)
         return _built[0]

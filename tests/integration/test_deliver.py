@@ -1,5 +1,6 @@
 """The story of a delivery against a real merchant, on both databases."""
 
+from base64 import b64encode
 from collections.abc import Iterator
 from datetime import timedelta
 
@@ -11,6 +12,7 @@ from tests.office import add_endpoint, enqueue, office, state_of, until
 from tests.receiver import Receiver
 from tests.seeding import age, attempts_of, letters_of, notification_of, row_of
 from worker import clock
+from worker.errors import SecretError
 from worker.models import EndpointState, Pool, Schedule
 
 
@@ -180,3 +182,14 @@ def test_a_stop_finishes_what_is_on_the_wire(engine: Engine, dsn: str, receiver:
         until(lambda: working.courier.in_flight == 5)
         assert working.close()
         assert [row_of(engine, row).state for row in rows] == ["delivered"] * 5
+
+
+def test_a_worker_with_another_master_key_refuses_to_work(dsn: str, receiver: Receiver) -> None:
+    with office(dsn, start=False) as working:
+        add_endpoint(working, receiver)
+        working.check_key()
+    with (
+        office(dsn, start=False, master_key=b64encode(bytes(range(32))).decode()) as other,
+        pytest.raises(SecretError, match="PAYNOTIFY_MASTER_KEY"),
+    ):
+        other.check_key()
