@@ -12,6 +12,7 @@ from kombu import Queue
 
 from worker import embedded, settings
 from worker.bells import KEY_PREFIX
+from worker.mailbox import TRANSPORTS
 
 QUEUES = ("deliver", "deliver.slow", "sweep", "alerts")
 
@@ -28,6 +29,7 @@ def configuration() -> dict[str, Any]:
     )
     return {
         "broker_url": url or "redis://127.0.0.1:6379/0",
+        "broker_transport": TRANSPORTS.get((url or "redis").partition("://")[0]),
         "broker_transport_options": _transport_options(url or ""),
         "broker_connection_retry_on_startup": True,
         # For ever: callbacks go out without the broker meanwhile.

@@ -39,6 +39,7 @@ class Event(StrEnum):
     HEALTH_LOST = "health.lost"  # a breaker was not told; the next failures will
     BROKER_AWAY = "broker.away"
     BROKER_BACK = "broker.back"
+    JUNK = "broker.junk"  # what lay in a queue was no message of ours; thrown away
 
 
 # Logging

@@ -19,10 +19,10 @@ _LAYERS = tuple(
     for line in """
         errors clock masking telemetry lifeline bootstrap
         models views settings
-        states retry ack guard breaker evidence payload fields berths shape sealing signers.* tables \
-            database schema statements store_rows endpoint_rows unheard heads \
+        states retry ack guard breaker evidence payload fields berths shape sealing signers.* \
+            tables database schema statements store_rows endpoint_rows unheard heads \
             cron_check migrations.*
-        store* endpoint* transport connections wire identity bells doorbell after_commit \
+        store* endpoint* transport connections wire identity bells mailbox doorbell after_commit \
             embedded lookup lanes drafts intake*
         client inbox deliver judging settler tick timeline deadletters alerts audit broker ping
         runtime selfcheck
