@@ -1,16 +1,29 @@
-"""The full-size runs: ``python3 -m tests.faults kills --kills 30 --count 10000``."""
+"""The full-size runs, each on private servers of its own.
+
+    python3 -m tests.faults                       all three, one after the other
+    python3 -m tests.faults kills --kills 30 --count 10000
+    python3 -m tests.faults outage --seconds 60 --per-s 1000
+    python3 -m tests.faults hanging --endpoints 2000 --rounds 3 --seconds 20 --per-s 300
+
+Each prints what it measured and the comparison of the three books, and fails when a promise is
+broken.
+"""
 
 import argparse
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.faults import kills
+from tests.faults import hanging, kills, outage
 from tests.faults.site import Site, site
 from tests.services import PostgresServer, RedisServer
 from worker import database, schema
+
+_RATE_KEPT = 0.8
+_P99_GROWTH = 1.2
 
 
 @contextmanager
@@ -27,20 +40,71 @@ def _servers(**changes: Any) -> Iterator[tuple[Site, PostgresServer, RedisServer
             yield place, postgres, redis
 
 
-def _kills(given: argparse.Namespace) -> None:
+def _kills(given: argparse.Namespace) -> str:
     with _servers() as (place, postgres, redis):
         ran = kills.run(place, postgres, redis, kills=given.kills, count=given.count)
     print(ran.text())
     ran.books.check()
+    on_wire = ran.books.on_wire_of(ran.killed)
+    return "" if ran.books.duplicates <= on_wire else f"more than {on_wire} duplicates"
 
 
-def main() -> None:
-    """Run what was asked for."""
-    reader = argparse.ArgumentParser(prog="python3 -m tests.faults", description=__doc__)
+def _outage(given: argparse.Namespace) -> str:
+    # As delivered: a tick a second, a lease of a minute.
+    with _servers(tick_s=1.0, timeout_s=15.0, lease_s=60) as (place, _, redis):
+        ran = outage.run(place, redis, seconds=given.seconds, per_s=given.per_s, workers=2)
+    print(ran.text())
+    ran.books.check()
+    if ran.books.duplicates:
+        return "something was sent twice"
+    return "" if ran.ratio >= _RATE_KEPT else f"the rate fell to {ran.ratio:.2f}"
+
+
+def _hanging(given: argparse.Namespace) -> str:
+    defaults = {"breaker_failures": 20, "breaker_minimum": 40}
+    with _servers(tick_s=1.0, timeout_s=15.0, lease_s=60, **defaults) as (place, _, _):
+        ran = hanging.run(
+            place,
+            endpoints=given.endpoints,
+            rounds=given.rounds,
+            seconds=given.seconds,
+            per_s=given.per_s,
+            workers=2,
+        )
+    print(ran.text())
+    return "" if ran.ratio <= _P99_GROWTH else f"healthy p99 grew to {ran.ratio:.2f} times"
+
+
+_RUNS: dict[str, Callable[[argparse.Namespace], str]] = {
+    "kills": _kills,
+    "outage": _outage,
+    "hanging": _hanging,
+}
+
+
+def main() -> int:
+    """Run what was asked for; 0 when every promise held."""
+    reader = argparse.ArgumentParser(
+        prog="python3 -m tests.faults",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    reader.add_argument("run", nargs="?", choices=[*_RUNS], help="only this one")
     reader.add_argument("--kills", type=int, default=30)
-    reader.add_argument("--count", type=int, default=10_000)
-    _kills(reader.parse_args())
+    reader.add_argument("--count", type=int, default=10_000, help="callbacks of kills")
+    reader.add_argument("--seconds", type=float, default=60, help="without Redis, or of a round")
+    reader.add_argument("--per-s", type=float, default=300, help="callbacks a second")
+    reader.add_argument("--endpoints", type=int, default=2000)
+    reader.add_argument("--rounds", type=int, default=3)
+    given = reader.parse_args()
+    failed = False
+    for name in [given.run] if given.run else _RUNS:
+        print(f"== {name}", flush=True)
+        problem = _RUNS[name](given)
+        print(f"FAILED: {problem}" if problem else "held", flush=True)
+        failed = failed or bool(problem)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -30,7 +30,7 @@ class Books:
         stuck: in sending though everything has come to rest.
         unclaimed: sent more often than there are attempts.
         doubles: 2xx answers beyond the first, by notification.
-        unexplained: more doubles than attempts whose end nobody saw.
+        unexplained: more doubles than attempts that were abandoned or whose reply did not arrive.
         outcomes: attempts by outcome; ``None`` is open.
         on_wire: attempts that were abandoned, by worker.
     """
@@ -72,7 +72,7 @@ class Books:
             ("stuck in sending", f"{len(self.stuck)}"),
             ("sent without a claim", f"{len(self.unclaimed)}"),
             ("duplicates", f"{self.duplicates}"),
-            ("on the wire when it was cut", f"{self.on_wire.total()}"),
+            ("abandoned on the wire", f"{self.on_wire.total()}"),
             ("duplicates nothing explains", f"{len(self.unexplained)}"),
         ]
         return "\n".join(f"  {name:<38} {value}" for name, value in rows)
@@ -95,13 +95,20 @@ class Books:
         assert not found, f"{found}\n{self.text()}"
 
 
-def compare(engine: Engine, ledger: Collection[Received], accepted: Collection[int]) -> Books:
+def compare(
+    engine: Engine,
+    ledger: Collection[Received],
+    accepted: Collection[int],
+    *,
+    aside: Collection[int] = (),
+) -> Books:
     """Compare the three books once everything has come to rest.
 
     Args:
         engine: of our database.
         ledger: of the merchant.
         accepted: ids of notifications whose host's commit succeeded.
+        aside: those of them that are left out of the comparison.
     """
     with engine.connect() as connection:
         delivery, notification, attempt = tables.delivery, tables.notification, tables.attempt
@@ -117,14 +124,19 @@ def compare(engine: Engine, ledger: Collection[Received], accepted: Collection[i
             select(attempt.c.notification_id, attempt.c.outcome, attempt.c.worker)
         ).all()
     ids = {row.message_id: row.id for row in rows.values()}
+    left_out = frozenset(aside)
+    ledger = [record for record in ledger if ids.get(record.message_id) not in left_out]
     sent = Counter(ids.get(record.message_id) for record in ledger)
     said_yes = Counter(
         ids.get(record.message_id) for record in ledger if 200 <= record.status <= 299
     )
-    abandoned = Counter(row.notification_id for row in attempts if row.outcome == "abandoned")
+    # A merchant's yes that did not reach us in time is asked for again, as it must be.
+    unheard = Counter(
+        row.notification_id for row in attempts if row.outcome in ("abandoned", "failed")
+    )
     tried = Counter(row.notification_id for row in attempts)
     doubles = Counter({id_: yes - 1 for id_, yes in said_yes.items() if id_ and yes > 1})
-    promised = {ids_: rows.get(ids_) for ids_ in accepted}
+    promised = {id_: rows.get(id_) for id_ in accepted if id_ not in left_out}
     return Books(
         accepted=len(promised),
         states=Counter(row.state if row else "missing" for row in promised.values()),
@@ -138,10 +150,10 @@ def compare(engine: Engine, ledger: Collection[Received], accepted: Collection[i
             id_ for id_, row in rows.items() if row.state == "delivered" and not said_yes[id_]
         ],
         unexpected=[r.message_id for r in ledger if ids.get(r.message_id) not in promised],
-        stuck=[id_ for id_, row in rows.items() if row.state == "sending"],
+        stuck=[id_ for id_, row in rows.items() if row.state == "sending" and id_ not in left_out],
         unclaimed=[id_ for id_, count in sent.items() if id_ and count > tried[id_]],
         doubles=doubles,
-        unexplained=[id_ for id_, count in doubles.items() if count > abandoned[id_]],
+        unexplained=[id_ for id_, count in doubles.items() if count > unheard[id_]],
         outcomes=Counter(row.outcome for row in attempts),
         on_wire=Counter(row.worker for row in attempts if row.outcome == "abandoned"),
     )

@@ -215,7 +215,8 @@ class Fleet:
     def last_words(self) -> str:
         """The end of every log."""
         return "\n".join(
-            f"== {member.log.name}\n" + "\n".join(member.log.read_text().splitlines()[-12:])
+            f"== {member.log.name}\n"
+            + "\n".join(line[:300] for line in member.log.read_text().splitlines()[-6:])
             for member in self.members
             if member.log.exists()
         )

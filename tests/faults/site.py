@@ -1,7 +1,7 @@
 """One installation to break: database, broker, scripted merchant, and a host that enqueues."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
@@ -38,6 +38,7 @@ def quick(dsn: str, broker_url: str, **changes: Any) -> Settings:
         "linger_ms": 100,
         "schedule_s": (1,) * 20,
         "jitter_ratio": 0,
+        "log_level": "warning",
         # Breakers have tests of their own; here they would only hide what is being looked for.
         "breaker_failures": 10_000,
         "breaker_minimum": 100_000,
@@ -130,9 +131,9 @@ class Site:
 
         until(finished, within_s=within_s, why=lambda: f"{self.open()}\n{fleet.last_words()}")
 
-    def books(self) -> Books:
-        """Compare the books of this site."""
-        return compare(self.engine, self.receiver.ledger(), self.accepted)
+    def books(self, *, aside: Collection[int] = ()) -> Books:
+        """Compare the books of this site; ``aside`` are accepted ids that are not judged."""
+        return compare(self.engine, self.receiver.ledger(), self.accepted, aside=aside)
 
 
 @contextmanager

@@ -9,8 +9,8 @@ left it works like any other worker, so a test says exactly how often the fault 
 import os
 import signal
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ _STORES: tuple[Any, ...] = (PostgresqlStore, SqliteStore)
 def seams() -> dict[str, Callable[[Path], None]]:
     """The points by name."""
     return {
-        "die-in-claim": _die_in_claim,
+        "die-in-claim": lambda tokens: _in_claim(tokens, signal.SIGKILL),
         "die-after-claim": lambda tokens: _around("claim", tokens, signal.SIGKILL, after=True),
         "die-before-settle": lambda tokens: _around("settle", tokens, signal.SIGKILL),
         "die-after-settle": lambda tokens: _around("settle", tokens, signal.SIGKILL, after=True),
@@ -53,31 +53,32 @@ def _around(name: str, tokens: Path, number: int, *, after: bool = False) -> Non
         setattr(store, name, wrapped)
 
 
-def _die_in_claim(tokens: Path) -> None:
-    """Die when the claim's statements have run and nothing is committed."""
+def _in_claim(tokens: Path, number: int) -> None:
+    """Act when the claim's statements have run and nothing is committed."""
     original = PostgresqlStore._run
 
     def run(self: Any, work: Any) -> Any:
-        claiming = "_claim_after" in getattr(work, "__qualname__", "")
-        return original(self, (lambda c: work(_Doomed(c, tokens))) if claiming else work)
+        # Only a claim is more than one statement.
+        return original(self, lambda connection: work(_Doomed(connection, tokens, number)))
 
     PostgresqlStore._run = run  # type: ignore[method-assign]
     take = SqliteStore._take
 
     def taking(self: Any, *given: Any) -> Any:
         taken = take(self, *given)
-        _act(tokens, signal.SIGKILL)
+        _act(tokens, number)
         return taken
 
     SqliteStore._take = taking  # type: ignore[method-assign, assignment]
 
 
 class _Doomed:
-    """A connection whose transactions end with the process, if anything was taken in them."""
+    """A connection whose transactions act before they commit, if anything was taken in them."""
 
-    def __init__(self, connection: Any, tokens: Path) -> None:
+    def __init__(self, connection: Any, tokens: Path, number: int) -> None:
         self._connection = connection
         self._tokens = tokens
+        self._number = number
         self._cursor: Any = None
 
     def __getattr__(self, name: str) -> Any:
@@ -87,25 +88,17 @@ class _Doomed:
         self._cursor = self._connection.cursor(**named)
         return self._cursor
 
-    def pipeline(self) -> Any:
-        self._pipe = self._connection.pipeline()
-        return self._pipe
-
-    def transaction(self) -> Any:
-        doomed, real = self, self._connection.transaction()
-
-        class Around:
-            def __enter__(self) -> Any:
-                return real.__enter__()
-
-            def __exit__(self, *how: object) -> Any:
-                # Everything sent so far has run when this returns; the COMMIT was not sent.
-                doomed._pipe.sync()
-                if doomed._cursor.rowcount > 1:
-                    _act(doomed._tokens, signal.SIGKILL)
-                return real.__exit__(*how)
-
-        return Around()
+    @contextmanager
+    def pipeline(self) -> Iterator[None]:
+        with self._connection.pipeline() as pipe:
+            self._connection.execute("BEGIN")
+            yield
+            # When this returns, everything has run and nothing is committed.
+            pipe.sync()
+            # One row says where the claim got to, if nothing else.
+            if self._cursor.rowcount > 1:
+                _act(self._tokens, self._number)
+            self._connection.execute("COMMIT")
 
 
 def _die_of_poison(_tokens: Path) -> None:
