@@ -135,7 +135,8 @@ class Story:
         self._forge()
         screen.step(f"{_FLAKY} gets its retries; {_DEAD} uses up its tries after 2, 4 and 6 s")
         self._until(lambda: self._waiting() == 0)
-        screen.step(f"{_DEAD} is given up: its notifications are dead letters")
+        given_up = deadletters.count(self._desk.engine, Filters(endpoint=_DEAD))
+        screen.step(f"{_DEAD} is given up: its {given_up} notifications are dead letters")
         self._pause()
         screen.step(f"{_DEAD} lives again, and an operator redrives its dead letters")
         self._merchants[_DEAD].manners = demo_merchants.healthy

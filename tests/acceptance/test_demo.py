@@ -22,7 +22,7 @@ def test_it_compares_the_books_and_exits_0(tmp_path: Path) -> None:
     assert "was rolled back: nobody heard of it" in said
     assert re.search(r"sunny-tea .*│ +1 │", said), "one forged callback, refused"
     # It went through what it promises to show.
-    assert "4 dead" in said
+    assert "its 4 notifications are dead letters" in said
     assert "redrives its dead letters" in said
     assert not [*(tmp_path / "demo").iterdir()]
 

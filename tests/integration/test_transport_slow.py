@@ -119,5 +119,5 @@ def test_more_hanging_connections_than_select_can_count_delay_nobody(receiver: R
         replies = [reply for _, reply in sender.wait(1500)]
         assert {reply.failure for reply in replies} == {Failure.TIMEOUT}
         # All of them end in the same moment, and closing 1500 connections takes a while.
-        assert clock.monotonic_s() - since_s < 4 + 2 * LATE_S
-        assert max(reply.elapsed_ms for reply in replies) < 5000
+        assert clock.monotonic_s() - since_s < 4 + 4 * LATE_S
+        assert max(reply.elapsed_ms for reply in replies) < (4 + 4 * LATE_S) * 1000

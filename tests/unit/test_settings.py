@@ -122,7 +122,7 @@ def test_nothing_configured_gives_the_defaults_and_the_embedded_pair() -> None:
     chosen = settings.load()
     assert chosen.sqlite
     assert chosen.embedded_broker
-    assert chosen.batch_size == 200
+    assert chosen.batch_size == 400
 
 
 def test_the_environment_goes_before_the_file(
