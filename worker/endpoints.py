@@ -11,11 +11,12 @@ from difflib import get_close_matches
 from typing import Unpack
 
 from sqlalchemy import Connection, Engine, insert, select
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from worker import endpoint_fields as check
 from worker import endpoint_writes as write
 from worker import guard, tables
+from worker.database import unavailable
 from worker.endpoint_fields import Fields
 from worker.endpoint_rows import config_text, read_endpoint
 from worker.errors import BadFieldError, NotFoundError, WrongStateError
@@ -193,7 +194,16 @@ class Endpoints:
 
         Returns:
             False when it was not active any more, so calling it twice changes nothing.
+
+        Raises:
+            UnavailableError: the database is away.
         """
+        try:
+            return self._mark_gone(endpoint_id)
+        except DBAPIError as error:
+            raise unavailable(error) from error
+
+    def _mark_gone(self, endpoint_id: int) -> bool:
         with self._engine.begin() as connection:
             before = write.locked(connection, _ENDPOINT.c.id == endpoint_id)
             if before is None or before.state is not EndpointState.ACTIVE:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from threading import Event, Thread
 
 from worker import clock, telemetry
-from worker.errors import PaynotifyError, UnavailableError
+from worker.errors import UnavailableError
 from worker.models import (
     Claimed,
     Decision,
@@ -184,28 +184,44 @@ class Settler:
                 return
 
     def _settle(self, answers: Sequence[Answer]) -> None:
-        """Judge and write one batch, again and again while the database is away."""
-        pairs = [pair for answer in answers if (pair := self._judged(answer))]
-        for endpoint_id in {
-            settlement.claimed.endpoint_id
-            for settlement, _ in pairs
-            if settlement.verdict.decision is Decision.HOLD
-        }:
-            self._on_gone(endpoint_id)
+        """Judge and write one batch."""
+        self._write([pair for answer in answers if (pair := self._judged(answer))])
+
+    def _write(self, pairs: list[tuple[Settlement, Sent]], *, stripped: bool = False) -> None:
+        """Write verdicts, again and again while the database is away.
+
+        What it does not take as a batch it gets one by one, then the outcome without the evidence.
+        """
         while pairs:
             try:
+                self._hold(pairs)
                 settled = self._store.settle([settlement for settlement, _ in pairs])
             except UnavailableError as error:
                 telemetry.count_settle_retry()
                 telemetry.log(telemetry.Event.SETTLE_RETRY, level="warning", why=str(error))
                 clock.sleep(_RETRY_EVERY_S)
                 pairs = self._still_ours(pairs)
+                continue
             except Exception as error:  # noqa: BLE001 - one row must not take its batch along
-                self._one_by_one(pairs, error)
-                return
+                if len(pairs) > 1:
+                    for pair in pairs:
+                        self._write([pair])
+                elif stripped:
+                    _unsettled(pairs[0][1], error)
+                else:
+                    self._write([_stripped(*pairs[0], error)], stripped=True)
             else:
                 self._wrote(pairs, frozenset(settled.stale))
-                return
+            return
+
+    def _hold(self, pairs: list[tuple[Settlement, Sent]]) -> None:
+        # Before its rows are due again, or they would be sent at once.
+        for endpoint_id in {
+            settlement.claimed.endpoint_id
+            for settlement, _ in pairs
+            if settlement.verdict.decision is Decision.HOLD
+        }:
+            self._on_gone(endpoint_id)
 
     def _judged(self, answer: Answer) -> tuple[Settlement, Sent] | None:
         sent, reply = answer
@@ -214,20 +230,6 @@ class Settler:
         except Exception as error:  # noqa: BLE001 - its lease brings the row back, three times
             _unsettled(sent, error)
             return None
-
-    def _one_by_one(self, pairs: list[tuple[Settlement, Sent]], error: Exception) -> None:
-        """Write what the database does not take as a batch; the outcome without the evidence."""
-        for settlement, sent in pairs:
-            bare = replace(settlement, evidence="", error=f"evidence not stored: {error!r:.200}")
-            try:
-                settled = self._store.settle([bare if len(pairs) == 1 else settlement])
-            except Exception as again:  # noqa: BLE001
-                if len(pairs) > 1:
-                    self._one_by_one([(settlement, sent)], again)
-                else:
-                    _unsettled(sent, again)
-                continue
-            self._wrote([(settlement, sent)], frozenset(settled.stale))
 
     def _still_ours(self, pairs: list[tuple[Settlement, Sent]]) -> list[tuple[Settlement, Sent]]:
         now = clock.monotonic_s() + _BEFORE_LEASE_END_S
@@ -257,9 +259,14 @@ class Settler:
             return
         try:
             self._store.tell_health(tallies)
-        except PaynotifyError as error:
+        except Exception as error:  # noqa: BLE001 - this thread outlives it
             # Health is advice, not truth: the next failures will say it again.
             telemetry.log(telemetry.Event.HEALTH_LOST, level="warning", why=str(error))
+
+
+def _stripped(settlement: Settlement, sent: Sent, error: Exception) -> tuple[Settlement, Sent]:
+    why = f"evidence not stored: {error!r:.200}"
+    return replace(settlement, evidence="", error=why), sent
 
 
 def _unsettled(sent: Sent, error: Exception) -> None:

@@ -187,7 +187,8 @@ class PostgresqlStore(Upkeep):
         """Run ``work`` on a raw connection in autocommit: a statement is a transaction."""
         try:
             fairy = self._engine.raw_connection()
-        except (DBAPIError, PoolTimeoutError) as error:
+        # Dialled outside of SQLAlchemy's own calls, the driver's error comes as it is.
+        except (DBAPIError, PoolTimeoutError, psycopg.OperationalError) as error:
             raise _unreachable(error) from error
         connection = fairy.driver_connection
         assert isinstance(connection, psycopg.Connection)  # noqa: S101 - for the type checker
@@ -211,7 +212,9 @@ class PostgresqlStore(Upkeep):
 def _unreachable(error: Exception) -> UnavailableError:
     if isinstance(error, DBAPIError):
         return unavailable(error)
-    return UnavailableError("database", str(error), "it is tried again by itself")
+    return UnavailableError(
+        "database", str(error).strip().split("\n")[0], "it is tried again by itself"
+    )
 
 
 def array(values: Iterable[object]) -> str:
