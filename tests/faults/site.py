@@ -88,6 +88,7 @@ class Site:
         A host whose database is away asks again with the same keys until it is back.
         """
         payload = fields.pop("payload", {"amount_minor": 1999, "currency": "CNY"})
+        patience_s = fields.pop("patience_s", 30)
         events = [
             Enqueue(
                 endpoint=names[place % len(names)],
@@ -98,7 +99,7 @@ class Site:
             )
             for place in range(number)
         ]
-        end = time.monotonic() + 30
+        end = time.monotonic() + patience_s
         while True:
             try:
                 with self.engine.begin() as tx:
