@@ -3,8 +3,6 @@
 import json
 import random
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,7 +11,7 @@ from kombu import Connection as Broker
 from tests.chaos_proxy import ChaosProxy
 from tests.faults import outage
 from tests.faults.fleet import Fleet, until
-from tests.faults.site import Site, quick, site
+from tests.faults.site import Site, site
 from tests.services import RedisServer
 from worker.app import QUEUES, app
 from worker.bells import KEY_PREFIX, TASK, envelope
@@ -204,22 +202,15 @@ def test_junk_in_the_queues_is_thrown_away_and_no_worker_dies_of_it(
     assert (books.outcomes, books.duplicates) == ({"acked": 100 + 20 * len(_JUNK)}, 0)
 
 
-@contextmanager
-def _plain(dsn: str, broker_url: str, folder: Path) -> Iterator[Site]:
-    with site(dsn, broker_url, folder, fast=True, tick_s=1.0) as opened:
-        yield opened
-
-
 @pytest.mark.timeout(180)
 def test_callbacks_keep_going_out_while_redis_is_away(
     postgres_dsn: str, redis_server: RedisServer, tmp_path: Path
 ) -> None:
     redis_server.flushall()
-    with _plain(postgres_dsn, redis_server.url(), tmp_path) as place:
+    with site(postgres_dsn, redis_server.url(), tmp_path, fast=True, tick_s=1.0) as place:
         ran = outage.run(place, redis_server, seconds=5, per_s=300, workers=2)
     print(ran.text())
     ran.books.check()
     assert ran.books.duplicates == 0
     assert ran.during_per_s > 0
     assert ran.failed_bells > 0
-    assert quick(postgres_dsn, redis_server.url()).tick_s < 1
