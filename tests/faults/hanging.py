@@ -16,6 +16,7 @@ from tests.faults.site import Site
 from worker import tables
 
 _STEP_S = 0.05
+_WARM_S = 3.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,7 @@ class Hanging:
     Attributes:
         alone_ms: of healthy callbacks while nobody hung, sorted.
         beside_ms: of healthy callbacks while one did, sorted.
-        most_on_wire: requests the hanging merchant held at once, at most.
+        most_on_wire: requests on the wire at once while it did, at most.
         books: the comparison of the healthy afterwards.
     """
 
@@ -49,7 +50,7 @@ class Hanging:
         return "\n".join(
             [
                 *lines,
-                f"p99 ratio {self.ratio:.2f}; the hanging one held {self.most_on_wire} at most",
+                f"p99 ratio {self.ratio:.2f}; {self.most_on_wire} on the wire at most",
                 self.books.text(),
             ]
         )
@@ -67,25 +68,28 @@ def run(
     waiting: list[int] = []
     most = 0
     with Fleet(place.settings, place.folder, count=workers) as fleet:
-        # Every connection is open and every worker warm before anything is measured.
-        for _ in range(2):
-            place.enqueue(healthy, endpoints - 1)
+        # Every connection is open, every worker warm and at the broker before anything is measured.
+        warm_s = time.monotonic() + _WARM_S
+        while time.monotonic() < warm_s:
+            place.enqueue(healthy, len(healthy))
             place.rest(fleet, within_s=60)
         for number in range(2 * rounds):
             beside = number % 2 == 1
+            _let_hang(place, hung, hanging=beside)
             began: dict[int, float] = {}
             end = time.monotonic() + seconds
             for step in range(int(seconds / _STEP_S)):
                 due_s = end - seconds + step * _STEP_S
                 until(lambda due_s=due_s: time.monotonic() >= due_s, every_s=0.002)  # type: ignore[misc]
                 if beside:
+                    if step % 10 == 9:
+                        most = max(most, place.open().get("sending", 0))
                     waiting += place.enqueue([hung], int(per_s * _STEP_S))
                 shift = (number * 7919 + step * int(per_s * _STEP_S)) % len(healthy)
                 names = healthy[shift:] + healthy[:shift]
                 at_s = time.monotonic()
                 ids = place.enqueue(names, int(per_s * _STEP_S))
                 began.update(dict.fromkeys(ids, at_s))
-            most = max(most, place.open().get("sending", 0))
             until(lambda began=began: _done(place, began), within_s=60, why=fleet.last_words)  # type: ignore[misc]
             times[beside] += _waits(place, began)
         # What hangs stays unfinished; only the healthy ones are judged.
@@ -96,6 +100,15 @@ def run(
         most_on_wire=most,
         books=books,
     )
+
+
+def _let_hang(place: Site, hung: str, *, hanging: bool) -> None:
+    """Let the hanging one be called, or hold it until nothing of it is on the wire."""
+    if hanging:
+        place.endpoints.resume(hung, who="test", why="a round beside it")
+        return
+    place.endpoints.pause(hung, who="test", why="a round without it")
+    until(lambda: "sending" not in place.open(), within_s=place.settings.timeout_s + 10)
 
 
 def _done(place: Site, began: dict[int, float]) -> bool:

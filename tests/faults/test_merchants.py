@@ -24,7 +24,7 @@ def test_one_that_hangs_with_half_of_the_volume_does_not_keep_the_others_waiting
     print(ran.text())
     ran.books.check()
     assert ran.books.duplicates == 0
-    assert 0 < ran.most_on_wire <= 100
+    assert ran.most_on_wire >= 100
     assert ran.books.outcomes["failed"] > 0
 
 
