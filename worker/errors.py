@@ -9,6 +9,7 @@
     ├── WrongStateError            the subject exists but cannot do that now
     ├── SecretError                a secret cannot be read with this master key
     └── UnavailableError           database, broker or program cannot be reached
+        └── TablesError            the database is there, our tables are not or are others
 
 What a merchant does (500, timeout, bad TLS) is never an error here: it is a
 :class:`worker.models.Reply`. Messages say subject, what was expected, what was found and what
@@ -117,3 +118,7 @@ class UnavailableError(PaynotifyError):
 
     def __str__(self) -> str:
         return f"{self.what}: {self.why}" + (f"; {self.fix}" if self.fix else "")
+
+
+class TablesError(UnavailableError):
+    """The database answers, but waiting does not help: somebody has to migrate it."""

@@ -10,7 +10,7 @@ from sqlalchemy import Engine, inspect, text
 from sqlalchemy.exc import DBAPIError
 
 from worker.database import unavailable
-from worker.errors import UnavailableError
+from worker.errors import TablesError
 
 # The newest file in migrations/versions; a test compares them.
 HEAD = "0001"
@@ -58,9 +58,10 @@ def require_current(engine: Engine) -> None:
     """Refuse to go on with other tables.
 
     Raises:
-        UnavailableError: tables are missing or of another version, or no database.
+        TablesError: tables are missing or of another version.
+        UnavailableError: the database cannot be reached.
     """
     if not is_current(engine):
-        raise UnavailableError(
+        raise TablesError(
             "database", "our tables are missing or of another version", "run: paynotify migrate"
         )

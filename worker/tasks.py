@@ -9,12 +9,19 @@ from typing import Any
 
 from celery import signals
 from celery.apps.worker import install_worker_term_handler
+from celery.worker import state
+from sqlalchemy.exc import OperationalError
 
-from worker import runtime
+from worker import clock, runtime, telemetry
 from worker.app import app
 from worker.bells import TASK
-from worker.errors import PaynotifyError
+from worker.errors import PaynotifyError, TablesError, UnavailableError
 from worker.models import Pool
+
+# A worker that starts while the database is away tries again after pauses that double.
+_PAUSE_S, _PAUSE_MAX_S = 0.5, 5.0
+# A signal does not wake a sleeper, so it sleeps in steps.
+_STEP_S = 0.1
 
 
 @app.task(name=TASK, shared=False)  # type: ignore[untyped-decorator]
@@ -42,7 +49,7 @@ def _start(sender: Any, **_: object) -> None:
     install_worker_term_handler(sender)
     try:
         # Before the broker is reached: callbacks must go out without it.
-        runtime.current()
+        _wait_for_database()
         # What was imported stays: looking through it for garbage again and again costs a tenth
         # of the processor under load.
         gc.freeze()
@@ -50,6 +57,32 @@ def _start(sender: Any, **_: object) -> None:
     except PaynotifyError as error:
         # Celery would log any other exception and go on with a worker that cannot deliver.
         raise SystemExit(f"worker process cannot start: {error}") from error
+
+
+def _wait_for_database() -> None:
+    """Build the runtime, however long the database is away; SIGTERM ends the process instead.
+
+    Raises:
+        PaynotifyError: waiting would not help.
+    """
+    pause_s = _PAUSE_S
+    while state.should_stop is None:
+        try:
+            runtime.current()
+        except TablesError:
+            raise
+        except (UnavailableError, OperationalError) as error:
+            why = str(error).splitlines()[0]
+            telemetry.log(
+                telemetry.Event.DATABASE_AWAY, level="warning", why=why, again_in_s=pause_s
+            )
+        else:
+            return
+        until_s = clock.monotonic_s() + pause_s
+        while state.should_stop is None and clock.monotonic_s() < until_s:
+            clock.sleep(_STEP_S)
+        pause_s = min(2 * pause_s, _PAUSE_MAX_S)
+    raise SystemExit(state.should_stop)
 
 
 @signals.worker_shutting_down.connect  # type: ignore[untyped-decorator]

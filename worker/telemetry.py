@@ -37,6 +37,7 @@ class Event(StrEnum):
     SETTLE_RETRY = "settle.retry"  # the database did not take verdicts; tried again
     UNSETTLED = "settle.given_up"  # verdicts dropped, because their lease was nearly over
     HEALTH_LOST = "health.lost"  # a breaker was not told; the next failures will
+    DATABASE_AWAY = "database.away"  # when a worker starts; it waits
     BROKER_AWAY = "broker.away"
     BROKER_BACK = "broker.back"
     JUNK = "broker.junk"  # what lay in a queue was no message of ours; thrown away

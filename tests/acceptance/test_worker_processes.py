@@ -101,6 +101,40 @@ def test_a_worker_without_tables_says_what_to_run(
         assert "Traceback" not in worker.said()
 
 
+def test_a_worker_killed_while_the_database_is_away_waits_for_it(
+    receiver: Receiver, postgres: PostgresServer, working: Runtime, settings: dict[str, object]
+) -> None:
+    endpoint = add_endpoint(working, receiver)
+    with Started("worker", "--processes", "1", **settings) as worker:
+        enqueue(working, endpoint, "before")
+        until(lambda: _states(working) == {"delivered": 1})
+        postgres.halt()
+        try:
+            os.kill(worker.child("paynotify-1@"), signal.SIGKILL)
+            until(lambda: worker.said().count("database.away") >= 3)
+            assert worker.said().count("starting it again") == 1
+            assert "Traceback" not in worker.said()
+        finally:
+            postgres.start()
+        enqueue(working, endpoint, "after")
+        until(lambda: _states(working) == {"delivered": 2})
+        assert worker.stop() == 0
+
+
+def test_a_worker_that_waits_for_the_database_stops_at_once(
+    postgres: PostgresServer, working: Runtime, settings: dict[str, object]
+) -> None:
+    with Started("worker", "--processes", "1", **settings) as worker:
+        until(lambda: any("paynotify-1@" in line for line in worker.family().values()))
+        postgres.halt()
+        try:
+            os.kill(worker.child("paynotify-1@"), signal.SIGKILL)
+            until(lambda: "database.away" in worker.said())
+            assert worker.stop(within_s=5) == 0
+        finally:
+            postgres.start()
+
+
 def test_callbacks_go_out_while_the_broker_is_away_and_the_worker_stops_all_the_same(
     receiver: Receiver, working: Runtime, settings: dict[str, object]
 ) -> None:
