@@ -132,7 +132,7 @@ class Notifier:
             BadFieldError: names the field; nothing was written.
             NotFoundError: no such endpoint, or the merchant has none; nothing was written.
             EventKeyConflictError: the key was used before with other bytes; the first stays as
-                it is. Roll back, or let go of this event.
+                it is, and nothing of this event was written. Roll back, or let go of it.
         """
         event = Enqueue(
             event_type=event_type,

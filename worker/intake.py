@@ -54,8 +54,7 @@ class Intake:
 
         Returns:
             Per draft the ids of its notifications, one per subscribed endpoint, or why it was
-            refused. Of a draft that is refused for a conflict, entries for other endpoints may
-            have been written: the transaction is the caller's to roll back.
+            refused: then nothing of it was written.
         """
         self._look_up(drafts)
         outcomes: list[Outcome] = []
@@ -72,11 +71,22 @@ class Intake:
             [self._entry(draft, to, host) for to, host in receivers]
             for draft, receivers in zip(drafts, wanted, strict=True)
         ]
-        known = self._write([entry for group in entries for entry in group])
+        known, fresh = self._write([entry for group in entries for entry in group])
+        halves: set[int] = set()
         for index, group in enumerate(entries):
             if group:
-                outcomes[index] = _judge(group, known)
-        return outcomes
+                outcomes[index] = outcome = _judge(group, known)
+                if isinstance(outcome, PaynotifyError):
+                    halves |= {fresh[entry.key] for entry in group if entry.key in fresh}
+        if not halves:
+            return outcomes
+        # A conflict on one endpoint, written for another. Other drafts may have been compared
+        # with what goes away now, so all but a single one are judged anew.
+        intake_sql.unwrite(self._connection, sorted(fresh.values()))
+        if len(drafts) == 1:
+            return outcomes
+        middle = len(drafts) // 2
+        return self.take(drafts[:middle]) + self.take(drafts[middle:])
 
     def _look_up(self, drafts: Iterable[Draft]) -> None:
         merchants = {
@@ -188,8 +198,8 @@ class Intake:
             draft,
         )
 
-    def _write(self, entries: list[Entry]) -> dict[Key, tuple[int, bytes]]:
-        """Write what is new; answer id and payload of all, new or not."""
+    def _write(self, entries: list[Entry]) -> tuple[dict[Key, tuple[int, bytes]], dict[Key, int]]:
+        """Write what is new; answer id and payload of all, and the ids of the new ones."""
         # The first of equal keys is written, the others are compared with it like any later call.
         first: dict[Key, Entry] = {}
         for entry in entries:
@@ -207,7 +217,7 @@ class Intake:
             for key in fresh
             if (at := first[key].draft.deliver_at) is None or at <= now
         }
-        return known
+        return known, fresh
 
 
 def _judge(entries: list[Entry], known: dict[Key, tuple[int, bytes]]) -> Outcome:

@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import (
     Connection,
     bindparam,
+    delete,
     select,
     text,
     tuple_,
@@ -129,6 +130,15 @@ def read(connection: Connection, keys: Sequence[Key]) -> dict[Key, tuple[int, by
         (row.endpoint_id, row.event_key): (row.id, bytes(row.payload))
         for row in connection.execute(query)
     }
+
+
+def unwrite(connection: Connection, ids: Sequence[int]) -> None:
+    """Take back what this transaction has just written; nobody else has seen it.
+
+    No savepoint: on a host's SQLite connection, releasing one could commit.
+    """
+    for table in (tables.delivery, _NOTIFICATION):
+        connection.execute(delete(table).where(table.c.id.in_(ids)))
 
 
 def message_id(endpoint: str, event_key: str) -> str:

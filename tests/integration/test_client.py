@@ -144,6 +144,24 @@ def test_the_same_key_with_other_bytes_is_a_conflict(engine: Engine, notifier: N
         assert notifier.payload(connection, id_) == b'{"order_no":"o-1","amount":1.10}'
 
 
+def test_a_conflict_on_one_endpoint_leaves_nothing_for_the_others(
+    engine: Engine, endpoints: Endpoints, notifier: Notifier
+) -> None:
+    with engine.begin() as connection:
+        notifier.enqueue(connection, merchant="m-1", **EVENT)
+    endpoints.register(name="second", merchant="m-1", url=URL, who="li")
+    other = EVENT | {"payload": b"other"}
+    with engine.begin() as connection:
+        notifier.enqueue(connection, merchant="m-1", **(EVENT | {"event_key": "kept"}))
+        with pytest.raises(EventKeyConflictError):
+            notifier.enqueue(connection, merchant="m-1", **other)
+        with pytest.raises(EventKeyConflictError):
+            notifier.enqueue_many(connection, [Enqueue(merchant="m-1", **other)])
+    assert _count(engine) == 3
+    with engine.begin() as connection:
+        assert len(notifier.enqueue(connection, merchant="m-1", **EVENT)) == 2
+
+
 def test_the_message_id_is_the_event_s_own(engine: Engine, notifier: Notifier) -> None:
     seen = []
     for _ in range(2):
