@@ -8,11 +8,12 @@ notifications. On PostgreSQL::
 
 Must never lose a row, never read one for ever and never let one hold up the others: a row that
 is refused stays, with the reason in ``refused_because``; setting that back to NULL offers it
-again. The payload's bytes are kept as the host wrote them. On SQLite, times are whole
-microseconds since 1970.
+again. A row whose event key an open transaction holds is left for the next look. The payload's
+bytes are kept as the host wrote them. On SQLite, times are whole microseconds since 1970.
 """
 
 import json
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -33,7 +34,13 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.exc import DataError, IntegrityError
+from sqlalchemy.exc import (
+    DataError,
+    DBAPIError,
+    IntegrityError,
+    SQLAlchemyError,
+    StatementError,
+)
 
 from worker import clock, tables
 from worker.client import Notifier
@@ -41,6 +48,7 @@ from worker.drafts import Draft, Enqueue, draft
 from worker.errors import BadFieldError, PaynotifyError
 from worker.intake import Outcome
 
+_log = logging.getLogger(__name__)
 _INBOX = tables.inbox
 _TEXTS = (
     "merchant",
@@ -57,6 +65,12 @@ _TEXTS = (
 _MOMENTS = ("deliver_at", "expires_at")
 _COLUMNS = (*_TEXTS, *_MOMENTS, "priority")
 _REASON_MAX = 500
+# A host that leaves its transaction open holds its event keys: a batch looks again row by row,
+# and each such row costs the others no more than this.
+_BATCH_WAIT = "200ms"
+_ROW_WAIT = "20ms"
+# Lock timeout, statement timeout, deadlock, serialization.
+_WAITS = frozenset({"55P03", "57014", "40P01", "40001"})
 _MICROSECONDS = re.compile(r"[0-9]{1,16}").fullmatch
 _DIGIT = re.compile(r"[0-9]").fullmatch
 
@@ -137,21 +151,59 @@ def _take(
             drafts[row["id"]] = draft(_event(row))
         except PaynotifyError as error:
             outcomes[row["id"]] = error
+    _wait_at_most(connection, _BATCH_WAIT)
     try:
         with connection.begin_nested():
             taken = notifier.take(connection, list(drafts.values()))
         return outcomes | dict(zip(drafts, taken, strict=True))
-    except (DataError, IntegrityError):
-        # The database refused something no check of ours knew: find out which row it was. Any
-        # other failure (a lock, a lost connection) says nothing about the rows: it is raised.
-        pass
+    except Exception as error:
+        if not _may_be_a_row(error):
+            raise
+    # One row spoils the batch: find out which.
+    _wait_at_most(connection, _ROW_WAIT)
     for id_, one in drafts.items():
-        try:
-            with connection.begin_nested():
-                outcomes[id_] = notifier.take(connection, [one])[0]
-        except (DataError, IntegrityError) as error:
-            outcomes[id_] = BadFieldError("row", f"the database refuses it ({error.orig})")
+        outcome = _take_one(connection, notifier, id_, one)
+        if outcome is not None:
+            outcomes[id_] = outcome
     return outcomes
+
+
+def _take_one(connection: Connection, notifier: Notifier, id_: int, one: Draft) -> Outcome | None:
+    """Take a row by itself; None leaves it unread for the next look."""
+    try:
+        with connection.begin_nested():
+            return notifier.take(connection, [one])[0]
+    except Exception as error:
+        if not _may_be_a_row(error):
+            raise
+        if _is_wait(error):
+            _log.info("inbox row %d is left: a transaction that is open holds its key", id_)
+            return None
+        if isinstance(error, DBAPIError):
+            return BadFieldError("row", f"the database refuses it ({error.orig})")
+        _log.exception("inbox row %d cannot be taken", id_)
+        return BadFieldError("row", f"cannot be taken ({type(error).__name__}: {error})")
+
+
+def _wait_at_most(connection: Connection, wait: str) -> None:
+    # On SQLite all waiting is over once a transaction has begun.
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{wait}'")
+
+
+def _may_be_a_row(error: Exception) -> bool:
+    # A lost connection, a full disk, a missing table say nothing about the rows.
+    if isinstance(error, DBAPIError):
+        return not error.connection_invalidated and (
+            isinstance(error, DataError | IntegrityError) or _is_wait(error)
+        )
+    if isinstance(error, SQLAlchemyError):
+        return isinstance(error, StatementError)
+    return not isinstance(error, OSError | MemoryError)
+
+
+def _is_wait(error: Exception) -> bool:
+    return getattr(getattr(error, "orig", None), "sqlstate", None) in _WAITS
 
 
 def _event(row: RowMapping) -> Enqueue:

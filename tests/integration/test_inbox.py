@@ -262,3 +262,48 @@ def test_what_only_the_database_refuses_is_found_among_the_others(postgres_engin
     _put(postgres_engine, {"event_key": "a"}, {"event_key": "cursed"}, {"event_key": "b"})
     assert inbox.accept(postgres_engine, Notifier()) == Accepted(accepted=2, refused=1)
     assert "database refuses" in _left(postgres_engine)[0].refused_because
+
+
+def test_a_row_whose_key_an_open_transaction_holds_stops_no_other(postgres_engine: Engine) -> None:
+    endpoints = Endpoints(postgres_engine, Sealer(b"k" * 32))
+    endpoints.register(name="acme", merchant="m-1", url=URL, who="li")
+    notifier = Notifier()
+    _put(postgres_engine, {"event_key": "a"}, {"event_key": "held"}, {"event_key": "b"})
+    with postgres_engine.connect() as host:
+        notifier.enqueue(
+            host, merchant="m-1", event_type="payment.paid", event_key="held", payload=b"x"
+        )
+        assert inbox.accept(postgres_engine, notifier) == Accepted(accepted=2, refused=0)
+        assert [row.refused_because for row in _left(postgres_engine)] == [None]
+        host.rollback()
+    assert inbox.accept(postgres_engine, notifier) == Accepted(accepted=1, refused=0)
+    assert (_left(postgres_engine), _count(postgres_engine)) == ([], 3)
+
+
+def test_an_endpoint_that_cannot_be_read_stops_only_its_own_rows(
+    engine: Engine, notifier: Notifier
+) -> None:
+    with engine.begin() as connection:
+        connection.execute(
+            update(tables.endpoint)
+            .where(tables.endpoint.c.name == "pays")
+            .values(config=func.replace(tables.endpoint.c.config, '"any"', '"xpath"'))
+        )
+    _put(engine, {"event_key": "a"}, {"merchant": "m-2"}, {"event_key": "b"})
+    assert inbox.accept(engine, notifier) == Accepted(accepted=2, refused=1)
+    assert "cannot be taken" in _left(engine)[0].refused_because
+
+
+def test_a_refused_row_is_sent_to_none_of_its_endpoints(engine: Engine, notifier: Notifier) -> None:
+    endpoints = Endpoints(engine, Sealer(b"k" * 32))
+    _put(engine, {})
+    inbox.accept(engine, notifier)
+    endpoints.register(name="second", merchant="m-1", url=URL, who="li")
+    alone = {"merchant": None, "endpoint": "second"}
+    _put(engine, {"payload": "other"}, alone | {"payload": "third"}, {"event_key": "more"})
+    assert inbox.accept(engine, notifier) == Accepted(accepted=2, refused=1)
+    assert "another payload" in _left(engine)[0].refused_because
+    with engine.connect() as connection:
+        written = select(tables.notification.c.event_key, tables.notification.c.payload)
+        kept = sorted((key, bytes(payload)) for key, payload in connection.execute(written))
+    assert kept == [("k", b"third"), ("k", b'{"a": 1.10}')] + [("more", b'{"a": 1.10}')] * 2
