@@ -27,7 +27,7 @@ RETRY = Verdict(decision=Decision.RETRY, outcome=Outcome.NOT_ACKED, delay_s=60.0
 DEAD = Verdict(
     decision=Decision.DEAD, outcome=Outcome.NOT_ACKED, reason=Reason.EXHAUSTED, healthy=False
 )
-HOLD = Verdict(decision=Decision.HOLD, outcome=Outcome.NOT_ACKED)
+HOLD = Verdict(decision=Decision.HOLD, outcome=Outcome.NOT_ACKED, given_back=True)
 
 
 def store_on(engine: Engine, rules: Rules = RULES) -> Store:

@@ -18,7 +18,7 @@ from worker import clock, telemetry
 from worker.berths import Berths
 from worker.doorbell import Doorbell
 from worker.endpoint_book import EndpointBook
-from worker.errors import PaynotifyError, UrlRefusedError
+from worker.errors import PaynotifyError, UnavailableError, UrlRefusedError
 from worker.judging import judged
 from worker.models import Pool, Reply, Request, Schedule
 from worker.settler import Answer, Batch, Sent, Settler, newest, summary
@@ -63,7 +63,7 @@ class Courier:
     Args:
         store: the only door to delivery state.
         book: endpoints by id and version.
-        mark_gone: told the id of an endpoint that answered 410.
+        mark_gone: told the id of an endpoint that answered 410, and its config_no.
         doorbell: rung when there is more.
         manner: limits and defaults.
         make_transport: makes the transport, given where replies go.
@@ -74,7 +74,7 @@ class Courier:
         *,
         store: Store,
         book: EndpointBook,
-        mark_gone: Callable[[int], object],
+        mark_gone: Callable[[int, int], object],
         doorbell: Doorbell,
         manner: Manner,
         make_transport: "Callable[[Callable[[Sequence[tuple[Request, Reply]]], None]], Transport]",
@@ -141,9 +141,12 @@ class Courier:
         more = True
         while more and (not batches or clock.monotonic_s() < until_s):
             claim = self._claim(pool)
-            if not claim.rows:
-                break
             more = claim.more
+            if not claim.rows:
+                if more:
+                    # Thousands of blocked lanes stand in front; go on behind them.
+                    continue
+                break
             batches.append(self._send(claim, pool))
             if more and len(batches) == 1:
                 # Wakes one more slot, which wakes the next: load spreads by itself.
@@ -225,10 +228,16 @@ class Courier:
         keep_until_s = clock.monotonic_s() + self._manner.lease_s
         try:
             endpoints = self._book.many({(row.endpoint_id, row.config_no) for row in claim.rows})
-        except Exception:
-            # Nothing was sent; the leases bring the rows back.
-            self._berths.free(pool, len(claim.rows))
-            raise
+        except Exception as error:  # noqa: BLE001 - nothing was sent: give the tries back
+            away = UnavailableError("endpoints", f"{type(error).__name__}: {error}")
+            telemetry.log(telemetry.Event.UNSENDABLE, level="warning", why=str(away))
+            self._answered(
+                [
+                    (Sent(row, UNREADABLE, 0, batch, keep_until_s), not_sent(away))
+                    for row in claim.rows
+                ]
+            )
+            return batch
         batch.names = tuple(endpoint.name for endpoint in endpoints.values())
         signed_at = clock.unix_s()
         requests: list[Request] = []

@@ -189,7 +189,7 @@ class Endpoints:
         self._change(name, "endpoint.rotate-secret", who, why, rotated, {}, turn)
         return given[0]
 
-    def mark_gone(self, endpoint_id: int) -> bool:
+    def mark_gone(self, endpoint_id: int, config_no: int | None = None) -> bool:
         """Hold an endpoint whose merchant answered 410; only a person resumes it.
 
         Returns:
@@ -199,14 +199,17 @@ class Endpoints:
             UnavailableError: the database is away.
         """
         try:
-            return self._mark_gone(endpoint_id)
+            return self._mark_gone(endpoint_id, config_no)
         except DBAPIError as error:
             raise unavailable(error) from error
 
-    def _mark_gone(self, endpoint_id: int) -> bool:
+    def _mark_gone(self, endpoint_id: int, config_no: int | None) -> bool:
         with self._engine.begin() as connection:
             before = write.locked(connection, _ENDPOINT.c.id == endpoint_id)
             if before is None or before.state is not EndpointState.ACTIVE:
+                return False
+            if config_no is not None and before.config_no > config_no:
+                # It was mended while the answer was on its way.
                 return False
             why = "the merchant answered 410 Gone"
             after = replace(

@@ -21,6 +21,7 @@ from worker.models import (
 )
 from worker.settler import Sent
 
+_GONE = Verdict(decision=Decision.DEAD, outcome=Outcome.NOT_ACKED, reason=Reason.TERMINAL_STATUS)
 _EXPIRED = Verdict(decision=Decision.DEAD, outcome=Outcome.NOT_SENT, reason=Reason.EXPIRED)
 
 
@@ -58,6 +59,9 @@ def judged(
             now=clock.now(),
             luck=random.random(),
         )
+        if verdict.decision is Decision.HOLD and claimed.notify_url:
+            # The address of one order is gone, not the merchant: the others go on.
+            verdict = _GONE
     return Settlement(
         claimed=claimed,
         verdict=verdict,

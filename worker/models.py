@@ -43,6 +43,7 @@ class Failure(StrEnum):
     PROTOCOL = "protocol_error"
     REFUSED = "target_refused"
     UNSENDABLE = "unsendable"
+    LOCAL = "local_fault"
 
 
 class Outcome(StrEnum):
@@ -293,6 +294,7 @@ class Verdict:
         reason: why it is dead; None otherwise.
         healthy: what the lane's breaker is told: True, False, or None when the reply says
             nothing about the merchant's health (throttled, refused by our own guard).
+        given_back: the try does not count: it said nothing about this notification.
     """
 
     decision: Decision
@@ -300,6 +302,7 @@ class Verdict:
     delay_s: float = 0.0
     reason: Reason | None = None
     healthy: bool | None = None
+    given_back: bool = False
 
 
 @dataclass(slots=True, kw_only=True)  # not frozen: see the module

@@ -11,6 +11,7 @@ from worker import ack as acks
 from worker.errors import BadFieldError
 from worker.models import (
     AckRule,
+    BodyRule,
     Decision,
     Endpoint,
     Failure,
@@ -24,10 +25,13 @@ from worker.models import (
 # Made once: most replies are acknowledgements, and a new verdict costs 1 us.
 DELIVERED = Verdict(decision=Decision.DELIVERED, outcome=Outcome.ACKED, healthy=True)
 # The merchant's server works and says so; its endpoint stops, its breaker has no say.
-HOLD = Verdict(decision=Decision.HOLD, outcome=Outcome.NOT_ACKED)
+HOLD = Verdict(decision=Decision.HOLD, outcome=Outcome.NOT_ACKED, given_back=True)
 UNSENDABLE = Verdict(decision=Decision.DEAD, outcome=Outcome.NOT_SENT, reason=Reason.UNSENDABLE)
 
 _NO_FAILURE = Failure.NONE
+_LOCAL_S = 10.0
+# Rules that speak of the whole body: half of one, noted as cut, meets none of them.
+_WHOLE = (BodyRule.EXACT, BodyRule.IEXACT, BodyRule.JSON)
 _DELAYS_MAX = 50
 _DELAY_MAX_S = 2_592_000
 _PATTERN = re.compile(r"\*|[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*(?:\.\*)?", re.ASCII)
@@ -89,8 +93,10 @@ def judge(
     if failure is not _NO_FAILURE:
         if failure is Failure.UNSENDABLE:
             return UNSENDABLE
+        if failure is Failure.LOCAL:
+            return _not_our_day(expires_in_s, luck)
         status = 0
-    elif acks.met(ack, status, reply.body):
+    elif acks.met(ack, status, reply.body) and not (reply.note and ack.body in _WHOLE):
         return DELIVERED
     elif status == 410:
         return HOLD
@@ -104,6 +110,16 @@ def judge(
     if reason is None and delay is not None:
         return Verdict(decision=Decision.RETRY, outcome=outcome, delay_s=delay, healthy=healthy)
     return Verdict(decision=Decision.DEAD, outcome=outcome, reason=reason, healthy=healthy)
+
+
+def _not_our_day(expires_in_s: float | None, luck: float) -> Verdict:
+    """Try again soon and for free: what failed was ours, the merchant heard nothing of it."""
+    delay = _LOCAL_S * (1 + luck)
+    if expires_in_s is not None and expires_in_s <= delay:
+        return Verdict(decision=Decision.DEAD, outcome=Outcome.NOT_SENT, reason=Reason.EXPIRED)
+    return Verdict(
+        decision=Decision.RETRY, outcome=Outcome.NOT_SENT, delay_s=delay, given_back=True
+    )
 
 
 def delay_s(schedule: Schedule, tries: int, luck: float) -> float | None:

@@ -124,9 +124,9 @@ class Runtime:
             reply_max_bytes=chosen.reply_max_bytes,
         )
 
-    def _take_in(self) -> int:
+    def _take_in(self) -> bool:
         taken = inbox.accept(self.desk.engine, self.desk.notifier, limit=_INBOX_STEP)
-        return int(taken.accepted + taken.refused)
+        return taken.accepted + taken.refused >= _INBOX_STEP
 
 
 def open_desk(chosen: Settings, *, pool_size: int = 5) -> Desk:

@@ -107,7 +107,7 @@ class Settler:
     Args:
         store: where verdicts go.
         judge: turns an answer into a settlement; pure.
-        on_gone: told the endpoint id of a 410, before it is written.
+        on_gone: told the endpoint of a 410 and its config_no, before it is written.
         on_settled: told the batches that moved, after they are written.
         batch_size: verdicts written at once, at most.
         wait_s: how long a verdict waits for company.
@@ -119,7 +119,7 @@ class Settler:
         *,
         store: Store,
         judge: Callable[[Sent, Reply], Settlement],
-        on_gone: Callable[[int], object],
+        on_gone: Callable[[int, int], object],
         on_settled: Callable[[set[Batch]], None],
         batch_size: int,
         wait_s: float,
@@ -216,12 +216,12 @@ class Settler:
 
     def _hold(self, pairs: list[tuple[Settlement, Sent]]) -> None:
         # Before its rows are due again, or they would be sent at once.
-        for endpoint_id in {
-            settlement.claimed.endpoint_id
+        for endpoint_id, config_no in {
+            (settlement.claimed.endpoint_id, settlement.claimed.config_no)
             for settlement, _ in pairs
             if settlement.verdict.decision is Decision.HOLD
         }:
-            self._on_gone(endpoint_id)
+            self._on_gone(endpoint_id, config_no)
 
     def _judged(self, answer: Answer) -> tuple[Settlement, Sent] | None:
         sent, reply = answer

@@ -4,7 +4,7 @@ Must never change a byte of the payload but where the endpoint's scheme says so,
 URL through that the guard forbids today.
 """
 
-from worker.errors import PaynotifyError, SecretError, UrlRefusedError
+from worker.errors import PaynotifyError, SecretError, UnavailableError, UrlRefusedError
 from worker.guard import check_url
 from worker.models import Claimed, Endpoint, Failure, Reply, Request
 from worker.signers.contract import Message
@@ -85,11 +85,15 @@ def check_sendable(row: Claimed, endpoint: Endpoint) -> None:
 def not_sent(error: Exception) -> Reply:
     """Turn what kept a row from being sent into a reply.
 
-    A forbidden target or a wrong key may be put right before the next try; a payload that cannot
-    be signed may not.
+    A forbidden target may be put right before the next try, a key we cannot read is our own
+    fault, and a payload that cannot be signed stays one.
     """
-    again = isinstance(error, (UrlRefusedError, SecretError))
+    failure = Failure.UNSENDABLE
+    if isinstance(error, UrlRefusedError):
+        failure = Failure.REFUSED
+    elif isinstance(error, (SecretError, UnavailableError)):
+        failure = Failure.LOCAL
     return Reply(
-        failure=Failure.REFUSED if again else Failure.UNSENDABLE,
+        failure=failure,
         detail=str(error) if isinstance(error, PaynotifyError) else type(error).__name__,
     )

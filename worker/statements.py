@@ -136,15 +136,16 @@ SELECT {_CARRIED}
  CROSS JOIN LATERAL (SELECT * FROM paynotify_notification WHERE id = t.id LIMIT 1) n
 """  # noqa: S608 - constants
 
-# Which pools have a lane that a claim would serve.
+# Which pools have a lane that a claim would serve, and how far it looked: NULL is to the end.
 DUE_POOLS = f"""{_HOP}
-SELECT DISTINCT l.slow
+SELECT bool_or(l.slow), bool_or(NOT l.slow),
+       CASE WHEN bool_and(hop.lane_id IS NOT NULL) THEN max(hop.lane_id) END
   FROM hop
- CROSS JOIN LATERAL (
+  LEFT JOIN LATERAL (
     SELECT lane.slow FROM paynotify_lane lane
      WHERE lane.id = hop.lane_id AND NOT lane.held
        AND (lane.open_until IS NULL OR lane.open_until <= statement_timestamp())
-     LIMIT 1) l
+     LIMIT 1) l ON true
 """  # noqa: S608 - a constant
 
 # A dead letter for each row of `buried` (id, reason, status, error, evidence).

@@ -179,9 +179,15 @@ class PostgresqlStore(Upkeep):
 
     def due_pools(self) -> frozenset[Pool]:
         """See :meth:`worker.store.Store.due_pools`."""
-        values = {"after": 0, "hops": _HOPS}
-        found = self._run(lambda c: c.execute(statements.DUE_POOLS, values).fetchall())
-        return frozenset(Pool.SLOW if row[0] else Pool.FAST for row in found)
+        due: set[Pool] = set()
+        after: int | None = 0
+        while after is not None and len(due) < len(Pool):
+            values = {"after": after, "hops": _HOPS}
+            slow, fast, after = self._run(
+                lambda c, v=values: c.execute(statements.DUE_POOLS, v).fetchone()  # type: ignore[misc]
+            )
+            due |= {pool for pool, found in ((Pool.SLOW, slow), (Pool.FAST, fast)) if found}
+        return frozenset(due)
 
     def _run(self, work: "Callable[[psycopg.Connection[Any]], T]") -> T:
         """Run ``work`` on a raw connection in autocommit: a statement is a transaction."""

@@ -17,8 +17,8 @@ STATE_AFTER = {
 
 
 def given_back(verdict: Verdict) -> int:
-    """Say how many tries a verdict gives back: a hold says nothing about its notification."""
-    return 1 if verdict.decision is Decision.HOLD else 0
+    """Say how many tries a verdict gives back, as both stores subtract them."""
+    return int(verdict.given_back)
 
 
 def claimed_row(row: Sequence[Any]) -> Claimed:

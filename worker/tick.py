@@ -17,6 +17,7 @@ from worker.store import Store
 
 # Rows one statement moves: some 20 ms, so that no claim waits long for their locks.
 _STEP = 2000
+_TURN_S = 0.5
 # After this many ticks with due rows and no delivery here, the broker is connected but deaf.
 _DEAF_TICKS = 5
 
@@ -28,7 +29,7 @@ class Tick:
         store: released and staged.
         courier: rings and, when nobody hears, delivers.
         give_up: ends this process when its courier lost a thread.
-        take_in: accepts a bounded part of the inbox; says how many it took.
+        take_in: accepts a bounded part of the inbox; says whether there is more.
         every_s: seconds between two ticks.
     """
 
@@ -37,7 +38,7 @@ class Tick:
         *,
         store: Store,
         courier: Courier,
-        take_in: Callable[[], int],
+        take_in: Callable[[], bool],
         give_up: Callable[[], None],
         every_s: float,
     ) -> None:
@@ -64,6 +65,13 @@ class Tick:
         if not self._courier.alive:
             self._give_up()
             return
+        # One step that fails must not keep the others from their turn.
+        for step in (self._release, self._stage, self._ring, self._courier.deliver_suspect):
+            if not self._closing.is_set():
+                self._safely(step)
+        self._safely(self._empty_inbox)
+
+    def _release(self) -> None:
         released = self._store.release(limit=_STEP)
         if released.again or released.poisoned:
             telemetry.count_abandoned(released.again + released.poisoned)
@@ -73,10 +81,20 @@ class Tick:
                 again=released.again,
                 poisoned=released.poisoned,
             )
-        while not self._closing.is_set() and self._store.stage(limit=_STEP) == _STEP:
+
+    def _stage(self) -> None:
+        self._repeat(lambda: self._store.stage(limit=_STEP) == _STEP)
+
+    def _empty_inbox(self) -> None:
+        self._repeat(self._take_in)
+
+    def _repeat(self, step: Callable[[], bool]) -> None:
+        """Repeat while there is more, but not so long that the others wait for their turn."""
+        until_s = clock.monotonic_s() + _TURN_S
+        while not self._closing.is_set() and step() and clock.monotonic_s() < until_s:
             pass
-        while not self._closing.is_set() and self._take_in():
-            pass
+
+    def _ring(self) -> None:
         due = self._store.due_pools()
         now_s = clock.monotonic_s()
         self._due_since_s = {pool: self._due_since_s.get(pool, now_s) for pool in due}
@@ -84,8 +102,6 @@ class Tick:
             if self._deaf(pool):
                 self._courier.unheard.add(pool)
             self._courier.ring(pool)
-        if not self._closing.is_set():
-            self._courier.deliver_suspect()
 
     def _deaf(self, pool: Pool) -> bool:
         # Rows that have only just come due after a quiet time prove nothing.
@@ -106,9 +122,9 @@ class Tick:
             step()
         except PaynotifyError as error:
             telemetry.log(telemetry.Event.TICK_FAILED, level="warning", why=str(error))
-            self._closing.wait(min(1.0, self._every_s))
+            self._closing.wait(min(0.2, self._every_s))
         except Exception as error:  # noqa: BLE001 - the timer outlives any single mistake
             telemetry.log(
                 telemetry.Event.TICK_FAILED, level="error", why=f"{type(error).__name__}: {error}"
             )
-            self._closing.wait(min(1.0, self._every_s))
+            self._closing.wait(min(0.2, self._every_s))

@@ -229,12 +229,14 @@ class Transport:
             request.client_pem,
             target.host in self._suspects,
         )
-        pool = self._pools.get(key) or self._open_pool(Identity(*key))
-        wire = pool.take(request.method)
+        wire = None
         try:
+            pool = self._pools.get(key) or self._open_pool(Identity(*key))
+            wire = pool.take(request.method)
             wire.begin(request, target.host, now_s, self._manners.get(target.host, Manner.PLAIN))
-        except (ValueError, TypeError, pycurl.error) as error:
-            wire.close()
+        except Exception as error:  # noqa: BLE001 - one request must not end the loop of all
+            if wire is not None:
+                wire.close()
             self._done.append((request, Reply(failure=Failure.UNSENDABLE, detail=str(error))))
             return
         pool.add(wire)

@@ -97,7 +97,8 @@ class Wire:
     """
 
     __slots__ = (
-        "_body", "_body_max", "_broken", "_head", "_limits", "_manner", "_networks", "_peer",
+        "_body", "_body_max", "_broken", "_head", "_limits", "_manner", "_networks",
+        "_ours", "_peer",
         "_raw", "_ready", "_refused", "_size", "_started_s", "_timeout_ms", "curl",
         "host", "identity", "method", "request", "stale",
     )  # fmt: skip
@@ -153,7 +154,7 @@ class Wire:
         self._body: list[bytes] = []
         self._size = 0
         self._broken = self._refused = self._peer = ""
-        self._ready = self.stale = False
+        self._ready = self._ours = self.stale = False
 
     def end(self, code: int, message: str, now_s: float) -> Reply:
         """Say what came back and let go of the request.
@@ -215,6 +216,8 @@ class Wire:
     def _failure(self, code: int) -> Failure:
         if self._refused:
             return Failure.REFUSED
+        if self._ours:
+            return Failure.LOCAL
         if self._head.fault:
             return Failure.PROTOCOL
         if code == pycurl.E_ABORTED_BY_CALLBACK:
@@ -238,10 +241,10 @@ class Wire:
         self.curl.unsetopt(pycurl.CAPATH)  # one source of trust: the file, or the text over it
         put(pycurl.CAINFO, str(limits.ca_file))
         if identity.ca_pem is not None:
-            put(pycurl.CAINFO_BLOB, identity.ca_pem)
+            put(pycurl.CAINFO_BLOB, identity.ca_pem.encode())
         if identity.client_pem is not None:
-            put(pycurl.SSLCERT_BLOB, identity.client_pem)
-            put(pycurl.SSLKEY_BLOB, identity.client_pem)
+            put(pycurl.SSLCERT_BLOB, identity.client_pem.encode())
+            put(pycurl.SSLKEY_BLOB, identity.client_pem.encode())
         put(pycurl.OPENSOCKETFUNCTION, self._on_socket)
         put(pycurl.PREREQFUNCTION, self._on_ready)
         put(pycurl.DEBUGFUNCTION, self._on_log)
@@ -280,6 +283,7 @@ class Wire:
             return _Lent(socket.socket(family, kind, protocol))
         except OSError as error:
             self._broken = f"no socket to dial with: {error.strerror}"
+            self._ours = True
             return pycurl.SOCKET_BAD
 
     def _on_ready(self, ip: str, _local_ip: str, _port: int, _local_port: int) -> int:

@@ -3,6 +3,7 @@
 from base64 import b64encode
 from collections.abc import Iterator
 from datetime import timedelta
+from urllib.parse import urlencode
 
 import pytest
 from sqlalchemy import Engine
@@ -193,3 +194,73 @@ def test_a_worker_with_another_master_key_refuses_to_work(dsn: str, receiver: Re
         pytest.raises(SecretError, match="PAYNOTIFY_MASTER_KEY"),
     ):
         other.check_key()
+
+
+def test_half_a_body_never_meets_a_rule_that_speaks_of_the_whole(
+    engine: Engine, dsn: str, receiver: Receiver
+) -> None:
+    cut = b64encode(b"HTTP/1.1 200 OK\r\nContent-Length: 60\r\n\r\nsuccess").decode()
+    with office(dsn) as working:
+        path = f"/raw?{urlencode({'b64': cut, 'end': 'close'})}"
+        exact = add_endpoint(working, receiver, path, ack="200 exact:success")
+        status = add_endpoint(working, receiver, path, ack="200")
+        refused = enqueue(working, exact, "cut")
+        taken = enqueue(working, status, "cut")
+        until(lambda: state_of(working, refused) == "waiting")
+        until(lambda: state_of(working, taken) == "delivered")
+    assert attempts_of(engine, refused)[0].error == "body_truncated"
+
+
+def test_a_410_of_one_orders_own_address_stops_only_that_order(
+    engine: Engine, dsn: str, receiver: Receiver
+) -> None:
+    with office(dsn) as working:
+        endpoint = add_endpoint(working, receiver)
+        stale = enqueue(working, endpoint, "stale", notify_url=receiver.url("/410"))
+        until(lambda: state_of(working, stale) == "dead")
+        other = enqueue(working, endpoint, "other")
+        until(lambda: state_of(working, other) == "delivered")
+    assert letters_of(engine, stale)[0].reason == "terminal_status"
+
+
+def test_a_late_410_does_not_hold_an_endpoint_that_was_mended_meanwhile(
+    dsn: str, receiver: Receiver
+) -> None:
+    with office(dsn, start=False) as working:
+        endpoint = add_endpoint(working, receiver, "/410")
+        changed = working.desk.endpoints.update(
+            endpoint.name, who="kim", why="new address", url=receiver.url("/success")
+        )
+        assert not working.desk.endpoints.mark_gone(endpoint.id, endpoint.config_no)
+        assert working.desk.endpoints.mark_gone(endpoint.id, changed.config_no)
+
+
+def test_an_endpoint_this_worker_cannot_read_burns_no_try(
+    engine: Engine, dsn: str, receiver: Receiver
+) -> None:
+    with office(dsn, start=False) as working:
+        row_id = enqueue(working, add_endpoint(working, receiver), "sealed")
+    with office(dsn, master_key=b64encode(bytes(range(32))).decode()) as other:
+        until(lambda: state_of(other, row_id) == "waiting")
+    assert row_of(engine, row_id).tries == 0
+    assert "master key" in attempts_of(engine, row_id)[0].error
+
+
+def test_one_failing_step_of_a_tick_does_not_keep_the_others_from_their_turn(
+    engine: Engine, dsn: str, receiver: Receiver
+) -> None:
+    with office(dsn, start=False) as working:
+        endpoint = add_endpoint(working, receiver)
+        row_id = enqueue(
+            working, endpoint, "later", deliver_at=working.desk.store.now() + timedelta(hours=1)
+        )
+        age(engine, 3601)
+        working.courier.start()
+        with engine.begin() as tx:
+            # An inbox nobody can read.
+            tx.exec_driver_sql("ALTER TABLE paynotify_inbox RENAME TO paynotify_outbox")
+        working.tick.once()
+        assert state_of(working, row_id) != "waiting"
+        with engine.begin() as tx:
+            tx.exec_driver_sql("ALTER TABLE paynotify_outbox RENAME TO paynotify_inbox")
+        working.courier.close(timeout_s=1)

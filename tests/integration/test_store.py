@@ -21,7 +21,7 @@ from tests.seeding import (
     superseded,
     verdict_on,
 )
-from worker.models import Pool, Tally
+from worker.models import Decision, Outcome, Pool, Tally, Verdict
 
 
 def test_a_claim_leases_the_row_and_opens_its_attempt(engine: Engine) -> None:
@@ -348,3 +348,41 @@ def test_any_evidence_is_stored(engine: Engine, evidence: str) -> None:
     [row] = store.claim(Pool.FAST, limit=1, worker="w").rows
     store.settle([verdict_on(row, evidence=evidence)])
     assert attempts_of(engine, row_id)[0].evidence == evidence
+
+
+def test_lanes_behind_thousands_of_blocked_ones_are_found(postgres_engine: Engine) -> None:
+    store = store_on(postgres_engine)
+    with postgres_engine.begin() as tx:
+        tx.exec_driver_sql(
+            "INSERT INTO paynotify_endpoint (id, name, merchant, url, config) "
+            "SELECT n, 'm' || n, 'm', 'https://a.com/', '{}' FROM generate_series(1, 4100) n"
+        )
+        tx.exec_driver_sql(
+            "INSERT INTO paynotify_lane (id, endpoint_id, host, held) "
+            "SELECT n, n, '', n < 4100 FROM generate_series(1, 4100) n"
+        )
+        tx.exec_driver_sql(
+            "INSERT INTO paynotify_notification (id, endpoint_id, message_id, event_type, "
+            "event_key, payload) SELECT n, n, 'msg_' || n, 'a', 'k', '' "
+            "FROM generate_series(1, 4100) n"
+        )
+        tx.exec_driver_sql(
+            "INSERT INTO paynotify_delivery (id, lane_id, state, due_at) "
+            "SELECT n, n, 'pending', now() FROM generate_series(1, 4100) n"
+        )
+    assert store.due_pools() == {Pool.FAST}
+    claim = store.claim(Pool.FAST, limit=10, worker="w")
+    while not claim.rows and claim.more:
+        claim = store.claim(Pool.FAST, limit=10, worker="w")
+    assert [row.id for row in claim.rows] == [4100]
+
+
+def test_a_try_that_said_nothing_is_given_back(engine: Engine) -> None:
+    store = store_on(engine)
+    [row_id] = add_due(engine, add_lane(engine))
+    local = Verdict(
+        decision=Decision.RETRY, outcome=Outcome.NOT_SENT, delay_s=10.0, given_back=True
+    )
+    settle(store, store.claim(Pool.FAST, limit=1, worker="w").rows, local)
+    stored = row_of(engine, row_id)
+    assert (stored.state, stored.tries, stored.attempt_no) == ("waiting", 0, 1)

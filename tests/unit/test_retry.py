@@ -79,7 +79,10 @@ def test_an_acknowledgement_is_delivered_and_makes_no_new_verdict() -> None:
             Reply(failure=Failure.UNSENDABLE),
             dead(Outcome.NOT_SENT, Reason.UNSENDABLE, healthy=None),
         ),
-        (Reply(status=410), Verdict(decision=Decision.HOLD, outcome=Outcome.NOT_ACKED)),
+        (
+            Reply(status=410),
+            Verdict(decision=Decision.HOLD, outcome=Outcome.NOT_ACKED, given_back=True),
+        ),
     ],
 )
 def test_each_kind_of_answer_has_its_verdict(reply: Reply, verdict: Verdict) -> None:
