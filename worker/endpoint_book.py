@@ -3,6 +3,7 @@
 Must never hand out a configuration older than a claim asks for, nor a secret that has retired.
 """
 
+import logging
 import math
 from collections.abc import Iterable
 from dataclasses import replace
@@ -14,10 +15,11 @@ from sqlalchemy import Engine, Row, select
 from worker import clock, tables
 from worker import endpoint_writes as write
 from worker.endpoint_rows import read_endpoint
-from worker.errors import NotFoundError, SecretError
+from worker.errors import NotFoundError
 from worker.models import Endpoint, Secret
 from worker.sealing import Sealer
 
+_log = logging.getLogger(__name__)
 _ENDPOINT = tables.endpoint
 _SECRET = tables.endpoint_secret
 
@@ -66,8 +68,8 @@ class EndpointBook:
             wanted: endpoint ids with the configuration number a claim named.
 
         Returns:
-            By endpoint id. One that does not exist, or whose secrets cannot be opened, is left
-            out, so that it spoils no batch; ``at`` says what is wrong with it.
+            By endpoint id. One that does not exist, or whose configuration or secrets cannot be
+            read, is left out, so that it spoils no batch; ``at`` says what is wrong with it.
         """
         newest = dict(sorted(wanted))
         missing = [
@@ -117,9 +119,12 @@ class EndpointBook:
         for rows in by_id.values():
             try:
                 endpoint = self._open(rows)
-            except SecretError:
+            except Exception as error:  # a row of another version may fail in any way
                 if strict:
                     raise
+                _log.error(
+                    "endpoint %d cannot be read (%s: %s)", rows[0].id, type(error).__name__, error
+                )
                 continue
             retires_s = [
                 started_s + (row.retires_at - row.now).total_seconds()

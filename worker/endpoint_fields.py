@@ -211,6 +211,10 @@ def checked(
 def _certificates(pem: str, field: str) -> list[x509.Certificate]:
     if not isinstance(pem, str) or len(pem) > _PEM_MAX:
         raise BadFieldError(field, f"must be PEM text of at most {_PEM_MAX} characters")
+    if not pem.isascii():
+        raise BadFieldError(
+            field, "must be ASCII; take other letters out of the comments between the certificates"
+        )
     try:
         found = x509.load_pem_x509_certificates(pem.encode())
     except ValueError:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, Row, event, insert, select, update
 
+from tests.certificates import authority
 from worker import tables
 from worker.endpoint_book import EndpointBook
 from worker.endpoint_fields import Fields
@@ -23,6 +24,7 @@ from worker.sealing import Sealer
 
 URL = "https://pay.example.com/notify?shop=1"
 SEALER = Sealer(b"k" * 32)
+CERTIFICATE = authority()
 
 
 @pytest.fixture
@@ -119,6 +121,9 @@ def test_an_endpoint_is_born_with_its_lane(engine: Engine, endpoints: Endpoints)
         ("allowed.networks[0]", {"allowed": Allowed(networks=("0.0.0.0/0",))}),
         ("ca_pem", {"ca_pem": "no certificate"}),
         ("client_pem", {"client_pem": "no key"}),
+        ("ca_pem", {"ca_pem": f"# Prüfstelle\n{CERTIFICATE.certificate_pem}"}),
+        ("client_pem", {"client_pem": f"# Prüfstelle\n{CERTIFICATE.pem}"}),
+        ("ca_pem", {"ca_pem": "\ud800"}),
         ("scheme", {"scheme": "rot13"}),
         ("secret", {"secret": "short"}),
         ("who", {"who": " "}),
@@ -362,6 +367,22 @@ def test_an_unreadable_secret_spoils_only_its_own_endpoint(
         book.at(bad.id, 1)
     with pytest.raises(NotFoundError):
         book.at(999, 1)
+
+
+@pytest.mark.parametrize(
+    "config", ['{"ack": {"statuses": [], "body": "xpath"}}', "7", "no json", '{"allowed": 7}']
+)
+def test_a_configuration_of_another_version_spoils_only_its_own_endpoint(
+    engine: Engine, endpoints: Endpoints, caplog: pytest.LogCaptureFixture, config: str
+) -> None:
+    good, bad = _add(endpoints, name="good"), _add(endpoints, name="bad")
+    with engine.begin() as connection:
+        connection.execute(
+            update(tables.endpoint).where(tables.endpoint.c.id == bad.id).values(config=config)
+        )
+    book = EndpointBook(engine, SEALER)
+    assert set(book.many([(bad.id, 1), (good.id, 1)])) == {good.id}
+    assert f"endpoint {bad.id} cannot be read" in caplog.text
 
 
 def test_swapped_secrets_of_two_merchants_do_not_open(engine: Engine, endpoints: Endpoints) -> None:
