@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 from worker.endpoint_rows import schedule_text
 from worker.errors import BadFieldError
-from worker.fields import check_content_type, parse_schedule, visible
+from worker.fields import check_content_type, parse_schedule, quoted, visible
 from worker.guard import check_headers
 from worker.models import Schedule
 from worker.payload import encode
@@ -101,7 +101,7 @@ def draft(event: Enqueue) -> Draft:
     if event.notify_url is not None and not isinstance(event.notify_url, str):
         raise BadFieldError("notify_url", f"must be text, not {type(event.notify_url).__name__}")
     if type(event.priority) is not int or not 0 <= event.priority <= 9:
-        raise BadFieldError("priority", f"is {event.priority!r}, must be a whole number, 0 to 9")
+        raise BadFieldError("priority", "must be a whole number, 0 to 9")
     payload, payload_type = encode(event.payload)
     deliver_at = None if event.deliver_at is None else _moment(event.deliver_at, "deliver_at")
     return Draft(
@@ -128,7 +128,7 @@ def _check_event_type(value: object) -> None:
     if not isinstance(value, str) or len(value) > _EVENT_TYPE_MAX or not _EVENT_TYPE(value):
         raise BadFieldError(
             "event_type",
-            f"{str(value)[:130]!r} is no event type; write words of letters, digits, - and _ "
+            f"{quoted(value, 130)} is no event type; write words of letters, digits, - and _ "
             f"with dots between, at most {_EVENT_TYPE_MAX} characters, like payment.succeeded",
         )
 

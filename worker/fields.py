@@ -22,11 +22,23 @@ def visible(value: object, field: str, most: int) -> str:
     return value
 
 
+def quoted(value: object, most: int) -> str:
+    """Show a refused value: text is cut and quoted, of anything else only the type is named.
+
+    Examples:
+        >>> quoted("pay ment", 4), quoted(7, 4)
+        ("'pay '", 'a value of type int')
+    """
+    return (
+        repr(value[:most]) if isinstance(value, str) else f"a value of type {type(value).__name__}"
+    )
+
+
 def check_content_type(value: object) -> str:
     """Return a media type such as ``application/json; charset=utf-8``."""
     if not isinstance(value, str) or len(value) > 128 or not _CONTENT_TYPE(value):
         raise BadFieldError(
-            "content_type", f"{str(value)[:130]!r} is no media type; an example: application/json"
+            "content_type", f"{quoted(value, 130)} is no media type; an example: application/json"
         )
     return value
 

@@ -153,9 +153,10 @@ def check_header(name: str, value: str, field: str) -> None:
         BadFieldError: says which rule is broken; never shows the value.
     """
     if not isinstance(name, str) or not _HEADER_NAME(name):
-        shown = name[:64] if isinstance(name, str) else name
+        # Only text is quoted: a number of thousands of digits cannot be.
+        shown = repr(name[:64]) if isinstance(name, str) else f"a {type(name).__name__}"
         raise BadFieldError(
-            field, f"{shown!r} is no header name; use 1 to 64 letters, digits and hyphens"
+            field, f"{shown} is no header name; use 1 to 64 letters, digits and hyphens"
         )
     lower = name.lower()
     if lower in _OUR_HEADERS or lower.startswith(_OUR_PREFIXES) or lower.endswith(_SIGNATURES):

@@ -96,13 +96,19 @@ def _object(value: dict[object, object], depth: int) -> str:
             text = encode_basestring(item) if type(item) is str else _json(item, depth)
             parts.append(f"{encode_basestring(key)}:{text}")  # type: ignore[arg-type]
     except _UnsayableError as error:
-        error.path = f".{str(key)[:64]}{error.path}"
+        error.path = f".{_shown(key)}{error.path}"
         raise
     except TypeError:
         raise _UnsayableError(
             f"has a key of type {type(key).__name__}; JSON keys are text, use str(key)"
         ) from None
     return "{" + ",".join(parts) + "}"
+
+
+def _shown(key: object) -> str:
+    text = key[:64] if isinstance(key, str) else f"<{type(key).__name__}>"
+    # Half a surrogate pair in an error could be neither printed nor logged.
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _array(value: list[object] | tuple[object, ...], depth: int) -> str:

@@ -225,15 +225,18 @@ def check_schedule(schedule: Schedule, field: str = "schedule") -> None:
         BadFieldError: names ``field``.
     """
     delays = schedule.delays_s
-    if len(delays) > _DELAYS_MAX or any(
-        type(delay) is not int or not 1 <= delay <= _DELAY_MAX_S for delay in delays
+    if (
+        not isinstance(delays, tuple | list)
+        or len(delays) > _DELAYS_MAX
+        or any(type(delay) is not int or not 1 <= delay <= _DELAY_MAX_S for delay in delays)
     ):
         raise BadFieldError(
             field, f"must be at most {_DELAYS_MAX} delays of 1 to {_DELAY_MAX_S} whole seconds"
         )
+    jitter = schedule.jitter_ratio
     # Written this way round so that NaN is refused.
-    if not 0 <= schedule.jitter_ratio <= 0.1:
-        raise BadFieldError(field, f"jitter {schedule.jitter_ratio} is not within 0 to 0.1")
+    if type(jitter) not in (int, float) or not 0 <= jitter <= 0.1:
+        raise BadFieldError(field, "its jitter must be a number within 0 to 0.1")
 
 
 def _outcome(failure: Failure) -> Outcome:

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from worker import tables
 from worker.client import Enqueue, Notifier
+from worker.drafts import draft
 from worker.endpoints import Endpoints
 from worker.errors import (
     BadFieldError,
@@ -452,6 +453,17 @@ def test_a_bulk_finds_endpoints_once(engine: Engine, endpoints: Endpoints) -> No
     with engine.begin() as connection:
         Notifier().enqueue_many(connection, events, chunk=50)
     assert sum("paynotify_endpoint" in statement for statement in asked) == 1
+
+
+@pytest.mark.parametrize(
+    "field", ["priority", "event_type", "event_key", "order_no", "content_type", "headers"]
+)
+def test_a_number_nobody_can_print_is_refused_by_its_field(field: str) -> None:
+    huge: Any = 10**5000
+    given: dict[str, Any] = {field: {huge: "x"} if field == "headers" else huge}
+    with pytest.raises(BadFieldError) as caught:
+        draft(Enqueue(**({"merchant": "m-1"} | EVENT | given)))
+    assert caught.value.field == field
 
 
 def test_cancelling_is_final_and_only_for_what_is_not_on_the_wire(

@@ -107,6 +107,8 @@ _LOOP.append(_LOOP)
         ("payload.a", "object", {"a": object()}),
         ("payload.a", "keys are text", {"a": {1: 2}}),
         ("payload", "keys are text", {None: 2}),
+        ("payload.\\ud800", "float", {"\ud800": 1.5}),
+        ("payload.<int>", "float", {10**5000: 1.5}),
         ("payload", "surrogate", "a\ud800"),
         ("payload", "surrogate", {"a": "\udfff"}),
         ("payload" + "[0]" * 64, "nested", _DEEP),

@@ -328,6 +328,12 @@ def test_good_schedules_pass(schedule: Schedule) -> None:
         Schedule(jitter_ratio=-0.01),
         Schedule(jitter_ratio=0.11),
         Schedule(jitter_ratio=float("nan")),
+        Schedule(delays_s=None),  # type: ignore[arg-type]
+        Schedule(delays_s=60),  # type: ignore[arg-type]
+        Schedule(delays_s="60"),  # type: ignore[arg-type]
+        Schedule(jitter_ratio="x"),  # type: ignore[arg-type]
+        Schedule(jitter_ratio=None),  # type: ignore[arg-type]
+        Schedule(jitter_ratio=10**5000),
     ],
 )
 def test_bad_schedules_are_refused(schedule: Schedule) -> None:
