@@ -30,6 +30,9 @@ Wanted = Annotated[
 ]
 
 
+One = Annotated[str, typer.Argument(help="Notification id or msg_… id.", show_default=False)]
+
+
 def show(
     what: Wanted,
     payload: Annotated[
@@ -155,7 +158,7 @@ def enqueue(  # noqa: PLR0913, PLR0917 - one option per field
         note(f"No endpoint of merchant {merchant} wants {event_type}; nothing was enqueued.")
 
 
-def cancel(what: Wanted, why: Why = "", who: Who = "", as_json: Json = False) -> None:
+def cancel(what: One, why: Why = "", who: Who = "", as_json: Json = False) -> None:
     """Cancel one notification that is not on the wire; final."""
     need(why, "--why", '"the order was a test"')
     with desk() as at, at.engine.begin() as tx:

@@ -65,6 +65,10 @@ _TEXTS = (
 _MOMENTS = ("deliver_at", "expires_at")
 _COLUMNS = (*_TEXTS, *_MOMENTS, "priority")
 _REASON_MAX = 500
+_UNWANTED = (
+    "event_type: no endpoint of this merchant wants it; see `paynotify endpoint list`, then set "
+    "refused_because to NULL"
+)
 # A host that leaves its transaction open holds its event keys: a batch looks again row by row,
 # and each such row costs the others no more than this.
 _BATCH_WAIT = "200ms"
@@ -100,7 +104,12 @@ def accept(engine: Engine, notifier: Notifier, *, limit: int = 500) -> Accepted:
         if not rows:
             return Accepted(accepted=0, refused=0)
         outcomes = _take(connection, notifier, rows)
-        refused = {id_: str(why) for id_, why in outcomes.items() if isinstance(why, Exception)}
+        # An event nobody wants is a typo more often than not: it stays, too.
+        refused = {
+            id_: str(why) if isinstance(why, Exception) else _UNWANTED
+            for id_, why in outcomes.items()
+            if isinstance(why, Exception) or not why
+        }
         accepted = [id_ for id_ in outcomes if id_ not in refused]
         if accepted:
             connection.execute(delete(_INBOX).where(_INBOX.c.id.in_(accepted)))
@@ -208,6 +217,7 @@ def _is_wait(error: Exception) -> bool:
 
 def _event(row: RowMapping) -> Enqueue:
     payload = row["payload"]
+    _check_json(payload, _text(row, "content_type"))
     return Enqueue(
         merchant=_text(row, "merchant"),
         endpoint=_text(row, "endpoint"),
@@ -223,6 +233,18 @@ def _event(row: RowMapping) -> Enqueue:
         priority=_priority(_text(row, "priority")),
         trace_id=_text(row, "trace_id"),
     )
+
+
+def _check_json(payload: object, content_type: str | None) -> None:
+    """Refuse what looks like JSON and is none: here the host still sees it, later nobody does."""
+    text = payload.decode("utf-8", "replace") if isinstance(payload, bytes) else str(payload)
+    looks_like = text.lstrip()[:1] in ("{", "[")
+    if not (looks_like if content_type is None else "json" in content_type):
+        return
+    try:
+        json.loads(text, parse_int=str, parse_float=str)
+    except (ValueError, RecursionError) as error:
+        raise BadFieldError("payload", f"is not valid JSON ({error}); write it whole") from None
 
 
 def _text(row: RowMapping, name: str) -> str | None:

@@ -197,12 +197,6 @@ def test_a_refused_row_that_is_mended_is_read_again(engine: Engine, notifier: No
     assert _count(engine) == 1
 
 
-def test_an_event_nobody_wants_is_accepted_and_done(engine: Engine, notifier: Notifier) -> None:
-    _put(engine, {"merchant": "m-2", "event_type": "refund.done"})
-    assert inbox.accept(engine, notifier) == Accepted(accepted=1, refused=0)
-    assert (_left(engine), _count(engine)) == ([], 0)
-
-
 def test_a_batch_is_bounded_and_oldest_first(engine: Engine, notifier: Notifier) -> None:
     _put(engine, *({"event_key": f"k{no}"} for no in range(5)))
     assert inbox.accept(engine, notifier, limit=2) == Accepted(accepted=2, refused=0)
@@ -307,3 +301,24 @@ def test_a_refused_row_is_sent_to_none_of_its_endpoints(engine: Engine, notifier
         written = select(tables.notification.c.event_key, tables.notification.c.payload)
         kept = sorted((key, bytes(payload)) for key, payload in connection.execute(written))
     assert kept == [("k", b"third"), ("k", b'{"a": 1.10}')] + [("more", b'{"a": 1.10}')] * 2
+
+
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        ({"event_type": "paymnet.succeeded"}, "no endpoint of this merchant wants it"),
+        ({"payload": '{"a":5'}, "not valid JSON"),
+        ({"payload": "a=5", "content_type": "application/json"}, "not valid JSON"),
+    ],
+)
+def test_what_would_reach_nobody_or_nothing_can_read_stays_with_the_reason(
+    engine: Engine, notifier: Notifier, row: dict[str, str], why: str
+) -> None:
+    Endpoints(engine, Sealer(b"k" * 32)).update(
+        "acme", who="li", why="only payments", events=("payment.*",)
+    )
+    with engine.begin() as tx:
+        tx.execute(insert(tables.inbox).values(**(ROW | row)))
+    assert inbox.accept(engine, notifier).refused == 1
+    with engine.connect() as connection:
+        assert why in str(connection.scalar(select(tables.inbox.c.refused_because)))
