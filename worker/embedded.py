@@ -40,10 +40,13 @@ appendfsync everysec
 save ""
 maxmemory-policy noeviction
 """
+_LOG = "appendonlydir"
 _START_S = 30.0
 _BUSY_S = 15.0
 _STOP_S = 5.0
 _LOG_MAX_BYTES = 1_000_000
+# What :class:`Broker` is made of.
+_Found = tuple[str, "subprocess.Popen[bytes] | None", str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,10 +66,14 @@ class Broker:
     Attributes:
         url: Celery broker URL, with its password.
         owned: we started it, so ``stop`` ends it.
+        note: what people should know about its start, one sentence; usually empty.
     """
 
-    def __init__(self, url: str, process: "subprocess.Popen[bytes] | None" = None) -> None:
+    def __init__(
+        self, url: str, process: "subprocess.Popen[bytes] | None" = None, note: str = ""
+    ) -> None:
         self.url = url
+        self.note = note
         self._process = process
 
     @property
@@ -132,7 +139,7 @@ def _address(folder: Path) -> str | None:
     return card.url if card and _answers(card.url) else None
 
 
-def _find_or_launch(folder: Path) -> "tuple[str, subprocess.Popen[bytes] | None]":
+def _find_or_launch(folder: Path) -> _Found:
     # The server itself holds this file locked for as long as it lives: two of them on one log
     # would ruin it, and a busy or dying one may not answer our question in time.
     life = os.open(folder / "life.lock", os.O_RDWR | os.O_CREAT, 0o600)
@@ -141,10 +148,10 @@ def _find_or_launch(folder: Path) -> "tuple[str, subprocess.Popen[bytes] | None]
         while clock.monotonic_s() < deadline:
             found = _address(folder)
             if found:
-                return found, None
+                return found, None, ""
             with suppress(BlockingIOError):
                 fcntl.flock(life, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return _launch(folder, life)
+                return _launch_anyhow(folder, life)
             clock.sleep(0.05)
     finally:
         os.close(life)
@@ -154,6 +161,34 @@ def _find_or_launch(folder: Path) -> "tuple[str, subprocess.Popen[bytes] | None]
         f"the server on {folder} (pid {card.pid if card else 'unknown'}) lives but does not answer",
         "end it and start again",
     )
+
+
+def _launch_anyhow(folder: Path, life: int) -> _Found:
+    try:
+        return *_launch(folder, life), ""
+    except UnavailableError:
+        # A full disk or a power cut can leave a log no server reads; what it holds is doorbells
+        # and, at worst, an event that was handed to us as a message: kept, not thrown away.
+        kept = _put_aside(folder)
+        if kept is None:
+            raise
+        try:
+            started = _launch(folder, life)
+        except UnavailableError:
+            # The log was not what kept it from starting.
+            kept.rename(folder / _LOG)
+            raise
+        return *started, f"broker did not read its log, which is kept in {kept}; it starts empty"
+
+
+def _put_aside(folder: Path) -> Path | None:
+    """Move the append-only log out of the way; None when there is none."""
+    log = folder / _LOG
+    if not log.exists():
+        return None
+    kept = folder / f"{_LOG}.{clock.now():%Y%m%dT%H%M%S%f}"
+    log.rename(kept)
+    return kept
 
 
 def _launch(folder: Path, life: int) -> tuple[str, "subprocess.Popen[bytes]"]:

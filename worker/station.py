@@ -25,6 +25,7 @@ _PROCESSES_MAX = 256
 _STOP_GRACE_S = 5.0
 _FLOWER_STOP_S = 5.0
 _BROKER_CHECK_S = 2.0
+_BROKER_RETRY_S = 15.0
 
 
 class Station:
@@ -44,7 +45,7 @@ class Station:
         self._log = log
         self._broker: Broker | None = None
         self._crew: Crew | None = None
-        self._broker_checked_s = clock.monotonic_s()
+        self._broker_check_s = clock.monotonic_s() + _BROKER_CHECK_S
         self.broker_url = ""
         self.flower_url = ""
 
@@ -99,15 +100,28 @@ class Station:
         Raises:
             UnavailableError: something cannot be kept running.
         """
-        now_s = clock.monotonic_s()
         lines = []
         # A configured broker is not ours to start.
-        if self._settings.embedded_broker and now_s - self._broker_checked_s >= _BROKER_CHECK_S:
-            self._broker_checked_s = now_s
+        if self._settings.embedded_broker and clock.monotonic_s() >= self._broker_check_s:
+            self._broker_check_s = clock.monotonic_s() + _BROKER_CHECK_S
             if self._broker is not None and self._broker.lost:
-                self._broker = Broker.start(self._settings.data_dir)
-                lines.append("broker ended; started it again")
+                lines.append(self._restart_broker())
         return lines + self._opened.check()
+
+    def _restart_broker(self) -> str:
+        try:
+            self._broker = Broker.start(self._settings.data_dir)
+        except UnavailableError as error:
+            # A try can take half a minute, in which nothing else is looked after.
+            self._broker_check_s = clock.monotonic_s() + _BROKER_RETRY_S
+            return f"{error}. Callbacks go out without it, up to a second later"
+        note = self._broker.note
+        return f"broker ended; started it again{f'; {note}' if note else ''}"
+
+    @property
+    def broker_note(self) -> str:
+        """What people should know about the broker's start; usually empty."""
+        return self._broker.note if self._broker else ""
 
     def flower_answers(self) -> bool:
         """Tell whether Flower is up."""

@@ -121,6 +121,8 @@ def _introduce(settings: Settings, station: Station, title: str) -> None:
     _say(title)
     _say(f"  database  {mask(settings.database_dsn)}")
     _say(f"  broker    {mask(station.broker_url)}{ours}")
+    if station.broker_note:
+        _say(f"  {station.broker_note}")
     try:
         broker.check_broker(station.broker_url)
     except UnavailableError as error:

