@@ -5,12 +5,14 @@ the tick does its work again.
 """
 
 import gc
-from typing import Any
+from typing import Any, NoReturn
 
 from celery import signals
 from celery.apps.worker import install_worker_term_handler
+from celery.exceptions import Reject
 from celery.worker import state
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from worker import clock, runtime, telemetry
 from worker.app import app
@@ -22,6 +24,8 @@ from worker.models import Pool
 _PAUSE_S, _PAUSE_MAX_S = 0.5, 5.0
 # A signal does not wake a sleeper, so it sleeps in steps.
 _STEP_S = 0.1
+_PUT_BACK_MAX_S = 10
+_AWAY = (UnavailableError, OperationalError, PoolTimeoutError)
 
 
 @app.task(name=TASK, shared=False)  # type: ignore[untyped-decorator]
@@ -30,17 +34,40 @@ def deliver(pool: str = Pool.FAST.value) -> str:
     return runtime.current().courier.deliver(Pool(pool))
 
 
-@app.task(name="paynotify.enqueue", shared=False, acks_late=True, reject_on_worker_lost=True)  # type: ignore[untyped-decorator]
-def enqueue(**fields: Any) -> str:
+@app.task(  # type: ignore[untyped-decorator]
+    name="paynotify.enqueue",
+    bind=True,
+    shared=False,
+    acks_late=True,
+    reject_on_worker_lost=True,
+    max_retries=None,
+)
+def enqueue(self: Any, **fields: Any) -> str:
     """Enqueue for a host that has no SQL at hand; the fields of ``Notifier.enqueue`` as JSON.
 
     The one message that carries data, so it is acknowledged late and safe to run twice: the
-    event key makes the second run find the first one's notification.
+    event key makes the second run find the first one's notification. While the database is away
+    it is put back, for ever.
     """
-    desk = runtime.current().desk
-    with desk.engine.begin() as tx:
-        ids = desk.notifier.enqueue(tx, **fields)
+    try:
+        desk = runtime.current().desk
+        with desk.engine.begin() as tx:
+            ids = desk.notifier.enqueue(tx, **fields)
+    except _AWAY as error:
+        _put_back(self, error)
     return f"notification {', '.join(map(str, ids))}" if ids else "no endpoint wants this event"
+
+
+def _put_back(task: Any, error: Exception) -> NoReturn:
+    # No other message has an ETA, because a tick does that work anyway. This one nobody would
+    # miss: late acks also take what failed off the queue. The pause is short, because a message
+    # held longer than the broker's visibility timeout is handed out a second time.
+    pause_s = min(2 ** min(task.request.retries, 10), _PUT_BACK_MAX_S)
+    try:
+        raise task.retry(exc=error, countdown=pause_s)
+    except Reject as rejected:
+        # The broker did not take the copy: Celery would let the message go.
+        raise Reject(rejected.reason, requeue=True) from error
 
 
 @signals.worker_init.connect  # type: ignore[untyped-decorator]
@@ -71,7 +98,7 @@ def _wait_for_database() -> None:
             runtime.current()
         except TablesError:
             raise
-        except (UnavailableError, OperationalError) as error:
+        except _AWAY as error:
             why = str(error).splitlines()[0]
             telemetry.log(
                 telemetry.Event.DATABASE_AWAY, level="warning", why=why, again_in_s=pause_s

@@ -1,18 +1,21 @@
 """``paynotify worker``: real processes that are told to stop, killed and started again."""
 
 import os
+import re
 import signal
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from celery import Celery
 from sqlalchemy import func, select
 
 from tests.acceptance.started import Started, is_alive, until
 from tests.office import MASTER_KEY, add_endpoint, enqueue, office
 from tests.receiver import Receiver
 from tests.services import PostgresServer, RedisServer
+from worker.bells import KEY_PREFIX
 from worker.runtime import Runtime
 from worker.tables import attempt, delivery
 
@@ -48,6 +51,14 @@ def settings(postgres_dsn: str, broker_url: str) -> dict[str, object]:
         "timeout_s": 5,
         "lease_s": 12,
     }
+
+
+@pytest.fixture
+def host(broker_url: str) -> Iterator[Celery]:
+    """A shop's own Celery, which sends and runs nothing here."""
+    with Celery("shop", broker=broker_url, set_as_current=False) as shop:
+        shop.conf.broker_transport_options = {"global_keyprefix": KEY_PREFIX}
+        yield shop
 
 
 def test_sigterm_finishes_what_is_on_the_wire_and_doubles_nothing(
@@ -121,6 +132,33 @@ def test_a_worker_killed_while_the_database_is_away_waits_for_it(
         assert worker.stop() == 0
 
 
+def test_an_event_sent_as_a_message_is_kept_while_the_database_is_away(
+    receiver: Receiver,
+    postgres: PostgresServer,
+    working: Runtime,
+    redis_server: RedisServer,
+    settings: dict[str, object],
+    host: Celery,
+) -> None:
+    endpoint = add_endpoint(working, receiver)
+    event = {"endpoint": endpoint.name, "event_type": "payment.succeeded", "payload": "paid"}
+    with Started("worker", "--processes", "1", **settings) as worker:
+        _send(host, **event, event_key="before")
+        until(lambda: _states(working) == {"delivered": 1})
+        postgres.halt()
+        try:
+            _send(host, **event, event_key="meanwhile")
+            # Handed out, not finished, and put back with a later time at least once.
+            until(lambda: any(re.search(r"retries\W+[1-9]", held) for held in _held(redis_server)))
+        finally:
+            postgres.start()
+        until(lambda: _states(working) == {"delivered": 2})
+        _send(host, **event, event_key="not allowed\n")
+        until(lambda: "event_key" in worker.said())
+        assert worker.stop() == 0
+    assert _held(redis_server) == []
+
+
 def test_a_worker_that_waits_for_the_database_stops_at_once(
     postgres: PostgresServer, working: Runtime, settings: dict[str, object]
 ) -> None:
@@ -145,6 +183,16 @@ def test_callbacks_go_out_while_the_broker_is_away_and_the_worker_stops_all_the_
         until(lambda: _states(working) == {"delivered": 1})
         assert "Callbacks go out without it" in worker.said()
         assert worker.stop(within_s=5 + 5) == 0
+
+
+def _send(host: Celery, **event: str) -> None:
+    host.send_task("paynotify.enqueue", kwargs=event, queue="deliver")
+
+
+def _held(redis_server: RedisServer) -> list[str]:
+    """Messages that were handed out and not acknowledged."""
+    with redis_server.connect() as client:
+        return list(client.hvals(f"{KEY_PREFIX}unacked"))
 
 
 def _states(working: Runtime) -> dict[str, int]:
