@@ -8,7 +8,7 @@ event for one endpoint.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, Table, bindparam, select, tuple_
+from sqlalchemy import Connection, Table, bindparam, literal, select, tuple_
 from sqlalchemy.dialects import postgresql, sqlite
 
 from worker import clock, guard, intake_sql, tables
@@ -27,6 +27,11 @@ Outcome = tuple[int, ...] | PaynotifyError
 class _Lane:
     id: int
     slow: bool
+
+
+# A host we were never acked by gets few calls at once, doubled with each good answer: orders that
+# name a new host each cannot fill the wire.
+_UNPROVEN = 4
 
 
 class Intake:
@@ -177,9 +182,10 @@ class Intake:
             _LANE.c.endpoint_id,
             bindparam("new_host", type_=_LANE.c.host.type),
             *(_LANE.c[name] for name in columns),
+            literal(_UNPROVEN).label("ramp"),
         ).where(_LANE.c.endpoint_id == bindparam("of_endpoint"), _LANE.c.host == "")
         statement = _insert(self._connection, _LANE).from_select(
-            ["endpoint_id", "host", *columns], copy
+            ["endpoint_id", "host", *columns, "ramp"], copy
         )
         self._connection.execute(
             statement,

@@ -264,3 +264,21 @@ def test_one_failing_step_of_a_tick_does_not_keep_the_others_from_their_turn(
         with engine.begin() as tx:
             tx.exec_driver_sql("ALTER TABLE paynotify_outbox RENAME TO paynotify_inbox")
         working.courier.close(timeout_s=1)
+
+
+def test_a_host_never_heard_of_gets_few_calls_at_once_until_it_answers(
+    engine: Engine, dsn: str, receiver: Receiver
+) -> None:
+    with office(dsn, start=False) as working:
+        endpoint = add_endpoint(working, receiver)
+        rows = [
+            enqueue(working, endpoint, f"new{n}", notify_url=receiver.url("/success"))
+            for n in range(12)
+        ]
+        assert len(working.desk.store.claim(Pool.SLOW, limit=50, worker="w").rows) == 0
+        first = working.desk.store.claim(Pool.FAST, limit=50, worker="w").rows
+        assert len(first) == 4
+        age(engine, 61)
+        working.start()
+        until(lambda: all(state_of(working, row) == "delivered" for row in rows))
+        working.close()
