@@ -31,6 +31,7 @@ from sqlalchemy import (
     cast,
     delete,
     func,
+    insert,
     select,
     update,
 )
@@ -286,3 +287,21 @@ def _priority(text: str | None) -> int:
     if text is None or not _DIGIT(text):
         raise BadFieldError("priority", "must be a whole number, 0 to 9")
     return int(text)
+
+
+def keep_refused(engine: Engine, fields: Mapping[str, Any], why: str) -> None:
+    """Keep an event that came as a message and was refused, as a row that was read and refused.
+
+    Args:
+        engine: of our tables.
+        fields: as they came; what is no text is kept as JSON.
+        why: goes into ``refused_because``; put right and set to NULL, the row is taken in.
+    """
+    texts = {name: _as_text(fields[name]) for name in _TEXTS if fields.get(name) is not None}
+    row = {"event_type": "", "event_key": "", "payload": "null"} | texts
+    with engine.begin() as tx:
+        tx.execute(insert(_INBOX).values(**row, refused_because=why[:_REASON_MAX]))
+
+
+def _as_text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)

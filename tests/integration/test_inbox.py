@@ -322,3 +322,14 @@ def test_what_would_reach_nobody_or_nothing_can_read_stays_with_the_reason(
     assert inbox.accept(engine, notifier).refused == 1
     with engine.connect() as connection:
         assert why in str(connection.scalar(select(tables.inbox.c.refused_because)))
+
+
+def test_an_event_refused_as_a_message_is_kept_until_somebody_puts_it_right(
+    engine: Engine, notifier: Notifier
+) -> None:
+    fields = {"merchant": "m-1", "event_type": "x", "event_key": "k9", "payload": {"a": 1.5}}
+    inbox.keep_refused(engine, fields, "payload.a: is a float")
+    assert inbox.accept(engine, notifier) == Accepted(accepted=0, refused=0)
+    with engine.begin() as tx:
+        tx.execute(update(tables.inbox).values(payload='{"a": 1}', refused_because=None))
+    assert inbox.accept(engine, notifier) == Accepted(accepted=1, refused=0)
