@@ -1,9 +1,11 @@
-"""Ties a child process to its parent, so that none outlives the one who would end it."""
+"""What a process asks of its system: to end with its parent, and room for its open files."""
 
 import ctypes
 import os
+import resource
 import signal
 import sys
+from contextlib import suppress
 from typing import Any
 
 
@@ -14,6 +16,16 @@ def end_with_us() -> "Lifeline | None":
     long as the process. None on other systems: there a killed parent leaves its children.
     """
     return Lifeline(ctypes.CDLL(None).prctl, os.getpid()) if sys.platform == "linux" else None
+
+
+def raise_file_limit() -> int:
+    """Raise the number of files this process may have open as far as it can; returns it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # macOS names no end and then takes none.
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
 
 
 class Lifeline:

@@ -5,6 +5,7 @@ the tick does its work again.
 """
 
 import gc
+import logging
 from typing import Any, NoReturn
 
 from celery import signals
@@ -18,6 +19,7 @@ from worker import clock, runtime, telemetry
 from worker.app import app
 from worker.bells import TASK
 from worker.errors import PaynotifyError, TablesError, UnavailableError
+from worker.lifeline import raise_file_limit
 from worker.models import Pool
 
 # A worker that starts while the database is away tries again after pauses that double.
@@ -25,13 +27,20 @@ _PAUSE_S, _PAUSE_MAX_S = 0.5, 5.0
 # A signal does not wake a sleeper, so it sleeps in steps.
 _STEP_S = 0.1
 _PUT_BACK_MAX_S = 10
+# Open besides the requests: database, broker, what Python itself needs.
+_OTHER_FILES = 200
 _AWAY = (UnavailableError, OperationalError, PoolTimeoutError)
 
 
 @app.task(name=TASK, shared=False)  # type: ignore[untyped-decorator]
 def deliver(pool: str = Pool.FAST.value) -> str:
     """Claim and send one batch; see :meth:`worker.deliver.Courier.deliver`."""
-    return runtime.current().courier.deliver(Pool(pool))
+    try:
+        return runtime.current().courier.deliver(Pool(pool))
+    except UnavailableError as error:
+        return f"{error.what}: {error.why}; tried again by itself"
+    except PaynotifyError as error:
+        return f"{error}; tried again by itself"
 
 
 @app.task(  # type: ignore[untyped-decorator]
@@ -77,6 +86,8 @@ def _start(sender: Any, **_: object) -> None:
     try:
         # Before the broker is reached: callbacks must go out without it.
         _wait_for_database()
+        _make_room(runtime.current().desk.settings.in_flight_max)
+        _hush()
         # What was imported stays: looking through it for garbage again and again costs a tenth
         # of the processor under load.
         gc.freeze()
@@ -84,6 +95,24 @@ def _start(sender: Any, **_: object) -> None:
     except PaynotifyError as error:
         # Celery would log any other exception and go on with a worker that cannot deliver.
         raise SystemExit(f"worker process cannot start: {error}") from error
+
+
+def _hush() -> None:
+    """Drop Celery's two lines per task: what came of it stands in Flower and in our tables."""
+    for name in ("celery.worker.strategy", "celery.app.trace"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _make_room(in_flight_max: int) -> None:
+    """Let as many files be open as requests can be on the wire, and say so if that cannot be."""
+    limit = raise_file_limit()
+    if limit < in_flight_max + _OTHER_FILES:
+        telemetry.log(
+            telemetry.Event.FILES_FEW,
+            level="warning",
+            why=f"in_flight_max is {in_flight_max}, but only {limit} files can be open at once",
+            fix=f"lower in_flight_max or raise the limit to {in_flight_max + _OTHER_FILES}",
+        )
 
 
 def _wait_for_database() -> None:

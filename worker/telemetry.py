@@ -28,6 +28,7 @@ class Event(StrEnum):
 
     WORKER_STARTED = "worker.started"
     WORKER_STOPPED = "worker.stopped"
+    FILES_FEW = "worker.few_files"  # fewer may be open than requests on the wire
     METRICS_SERVED = "metrics.served"
     THREAD_LOST = "worker.thread_lost"  # a thread of ours is gone; the process must go too
     TICK_FAILED = "tick.failed"  # one round; the next tries again

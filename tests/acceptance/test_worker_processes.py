@@ -2,6 +2,7 @@
 
 import os
 import re
+import resource
 import signal
 from collections import Counter
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from tests.acceptance.started import Started, is_alive, until
 from tests.office import MASTER_KEY, add_endpoint, enqueue, office
 from tests.receiver import Receiver
 from tests.services import PostgresServer, RedisServer
-from worker.bells import KEY_PREFIX
+from worker.bells import KEY_PREFIX, TASK
 from worker.runtime import Runtime
 from worker.tables import attempt, delivery
 
@@ -113,7 +114,12 @@ def test_a_worker_without_tables_says_what_to_run(
 
 
 def test_a_worker_killed_while_the_database_is_away_waits_for_it(
-    receiver: Receiver, postgres: PostgresServer, working: Runtime, settings: dict[str, object]
+    receiver: Receiver,
+    postgres: PostgresServer,
+    redis_server: RedisServer,
+    working: Runtime,
+    settings: dict[str, object],
+    host: Celery,
 ) -> None:
     endpoint = add_endpoint(working, receiver)
     with Started("worker", "--processes", "1", **settings) as worker:
@@ -121,10 +127,15 @@ def test_a_worker_killed_while_the_database_is_away_waits_for_it(
         until(lambda: _states(working) == {"delivered": 1})
         postgres.halt()
         try:
+            for _ in range(3):
+                host.send_task(TASK, queue="deliver")
+            until(lambda: _waiting(redis_server) == 0)
             os.kill(worker.child("paynotify-1@"), signal.SIGKILL)
             until(lambda: worker.said().count("database.away") >= 3)
             assert worker.said().count("starting it again") == 1
             assert "Traceback" not in worker.said()
+            assert "celery.app.trace" not in worker.said()
+            assert "celery.worker.strategy" not in worker.said()
         finally:
             postgres.start()
         enqueue(working, endpoint, "after")
@@ -173,6 +184,18 @@ def test_a_worker_that_waits_for_the_database_stops_at_once(
             postgres.start()
 
 
+def test_a_worker_takes_the_open_files_it_can_have_and_says_when_they_are_few(
+    working: Runtime, settings: dict[str, object]
+) -> None:
+    with Started("worker", "--processes", "1", **settings) as worker:
+        resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, (256, 1500))
+        until(lambda: "worker.few_files" in worker.said())
+        assert "in_flight_max is 2000, but only 1500 files" in worker.said()
+        child = worker.child("paynotify-1@")
+        assert resource.prlimit(child, resource.RLIMIT_NOFILE) == (1500, 1500)
+        assert worker.stop() == 0
+
+
 def test_callbacks_go_out_while_the_broker_is_away_and_the_worker_stops_all_the_same(
     receiver: Receiver, working: Runtime, settings: dict[str, object]
 ) -> None:
@@ -187,6 +210,12 @@ def test_callbacks_go_out_while_the_broker_is_away_and_the_worker_stops_all_the_
 
 def _send(host: Celery, **event: str) -> None:
     host.send_task("paynotify.enqueue", kwargs=event, queue="deliver")
+
+
+def _waiting(redis_server: RedisServer) -> int:
+    """Messages not handed out yet."""
+    with redis_server.connect() as client:
+        return int(client.llen(f"{KEY_PREFIX}deliver"))
 
 
 def _held(redis_server: RedisServer) -> list[str]:
