@@ -32,6 +32,7 @@ class Books:
         doubles: 2xx answers beyond the first, by notification.
         unexplained: more doubles than attempts that were abandoned or whose reply did not arrive.
         outcomes: attempts by outcome; ``None`` is open.
+        errors: why attempts failed; what the merchant answered in vain is explained by these.
         on_wire: attempts that were abandoned, by worker.
     """
 
@@ -46,6 +47,7 @@ class Books:
     doubles: Counter[int]
     unexplained: list[int]
     outcomes: Counter[str | None]
+    errors: Counter[str]
     on_wire: Counter[str]
 
     @property
@@ -65,6 +67,7 @@ class Books:
             ("accepted from hosts", f"{self.accepted}"),
             ("in the database", states),
             ("attempts", outcomes),
+            *(("  failed", f"{count} {error}") for error, count in self.errors.most_common(5)),
             ("requests in the merchant's ledger", f"{self.received}"),
             ("lost", f"{len(self.lost)}"),
             ("phantom (delivered, never received)", f"{len(self.phantom)}"),
@@ -121,7 +124,7 @@ def compare(
             )
         }
         attempts = connection.execute(
-            select(attempt.c.notification_id, attempt.c.outcome, attempt.c.worker)
+            select(attempt.c.notification_id, attempt.c.outcome, attempt.c.worker, attempt.c.error)
         ).all()
     ids = {row.message_id: row.id for row in rows.values()}
     left_out = frozenset(aside)
@@ -155,5 +158,6 @@ def compare(
         doubles=doubles,
         unexplained=[id_ for id_, count in doubles.items() if count > unheard[id_]],
         outcomes=Counter(row.outcome for row in attempts),
+        errors=Counter(row.error[:80] for row in attempts if row.outcome == "failed"),
         on_wire=Counter(row.worker for row in attempts if row.outcome == "abandoned"),
     )

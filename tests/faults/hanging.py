@@ -63,7 +63,7 @@ def run(
     again go to one more that never answers.
     """
     healthy = [place.endpoint("/success") for _ in range(endpoints - 1)]
-    hung = place.endpoint("/hang", timeout_s=place.settings.timeout_s)
+    hung = place.endpoint("/hang")
     times: dict[bool, list[float]] = {False: [], True: []}
     waiting: list[int] = []
     most = 0

@@ -77,7 +77,7 @@ class Site:
             url=self.receiver.url(path),
             ack=fields.pop("ack", "2xx"),
             allowed=Allowed(http=True, ports=(self.receiver.port,), networks=("127.0.0.0/8",)),
-            timeout_s=fields.pop("timeout_s", TIMEOUT_S),
+            timeout_s=fields.pop("timeout_s", self.settings.timeout_s),
             **fields,
         )
         return name

@@ -4,13 +4,15 @@ import signal
 import time
 
 import pytest
+from sqlalchemy import update
 
 from tests.faults import kills
 from tests.faults.fleet import Fleet, Seam, until
-from tests.faults.site import LEASE_S, TIMEOUT_S, Site
+from tests.faults.site import LEASE_S, TIMEOUT_S, Site, quick
 from tests.faults.worker import POISON
 from tests.seeding import attempts_of, letters_of, row_of
 from tests.services import PostgresServer, RedisServer
+from worker import tables
 
 _KILLED = -signal.SIGKILL
 
@@ -174,6 +176,23 @@ def test_a_payload_that_kills_whoever_touches_it_kills_three_times_and_is_buried
     books = place.books()
     books.check()
     assert books.states == {"dead": 1, "delivered": 80}
+
+
+def test_suspects_do_not_wait_for_a_tick_each(place: Site) -> None:
+    ids = place.enqueue([place.endpoint()], 40)
+    with place.engine.begin() as tx:
+        tx.execute(update(tables.delivery).values(abandoned=tables.SUSPECT_AFTER))
+    assert place.settings.broker_url is not None
+    slowly = quick(
+        place.engine.url.render_as_string(hide_password=False),
+        place.settings.broker_url.get_secret_value(),
+        tick_s=5.0,
+    )
+    with Fleet(slowly, place.folder, count=1) as fleet:
+        place.rest(fleet, within_s=30)
+    books = place.books()
+    books.check()
+    assert (books.outcomes, len(ids)) == ({"acked": 40}, 40)
 
 
 def _delivered(place: Site, ids: list[int]) -> bool:

@@ -13,8 +13,12 @@ from tests.chaos_proxy import ChaosProxy
 from tests.faults.fleet import Fleet, until
 from tests.faults.site import LEASE_S, Site, quick
 from tests.services import PostgresServer
+from worker import database, runtime
 from worker.client import Enqueue
+from worker.errors import UnavailableError
+from worker.models import Pool
 from worker.settings import Settings
+from worker.store_postgresql import PostgresqlStore
 
 
 def test_nothing_goes_out_for_what_rolled_back(place: Site) -> None:
@@ -43,7 +47,9 @@ def test_nothing_goes_out_for_what_rolled_back(place: Site) -> None:
 def test_a_database_that_restarts_costs_no_more_than_what_was_on_the_wire(
     mode: Literal["fast", "immediate"], place: Site, postgres: PostgresServer
 ) -> None:
-    names = [place.endpoint("/slow?ms=200") for _ in range(5)]
+    names = [place.endpoint("/slow?ms=200") for _ in range(4)]
+    # Its breaker is told of failures while the database is away.
+    names.append(place.endpoint("/flaky?fail=1"))
     with Fleet(place.settings, place.folder) as fleet:
         for _ in range(3):
             place.enqueue(names, 200)
@@ -112,6 +118,47 @@ def test_a_claim_whose_commit_was_not_heard_of_costs_a_lease_and_no_double(
     books.check()
     assert books.outcomes["abandoned"] > 0
     assert (books.outcomes["acked"], books.duplicates) == (books.accepted, 0)
+
+
+def test_a_claim_holds_the_gate_for_one_round_trip(place: Site, postgres: PostgresServer) -> None:
+    place.enqueue([place.endpoint()], 50)
+    with ChaosProxy(postgres.port) as wire:
+        engine = database.connect(_behind(wire, place).database_dsn)
+        store = runtime.open_store(engine, place.settings)
+        store.claim(Pool.FAST, limit=1, worker="w")
+        wire.delay(0.2)
+        took_s = []
+        for _ in range(3):
+            began_s = time.monotonic()
+            assert store.claim(Pool.FAST, limit=1, worker="w").rows
+            took_s.append(time.monotonic() - began_s)
+        engine.dispose()
+    # 0.4 s each for the pool's ping and for the claim; a COMMIT of its own would be 0.4 s more.
+    assert min(took_s) < 1.1
+
+
+def test_a_claim_that_fails_half_way_keeps_what_it_has(
+    place: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [place.endpoint() for _ in range(3)]
+    place.enqueue(names, 9)
+    store = runtime.open_store(place.engine, place.settings)
+    original = PostgresqlStore._claim_from
+    calls: list[int] = []
+
+    def claim_from(self: PostgresqlStore, *given: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 3:
+            raise UnavailableError("database", "went away")
+        return original(self, *given)
+
+    monkeypatch.setattr(PostgresqlStore, "_claim_from", claim_from)
+    # The first stops short of the last lane; the second ends there and goes on from the first.
+    first = store.claim(Pool.FAST, limit=2, worker="w").rows
+    second = store.claim(Pool.FAST, limit=8, worker="w").rows
+    assert len(calls) == 3
+    assert second
+    assert place.open()["sending"] == len(first) + len(second)
 
 
 def test_connections_cut_at_any_moment_lose_nothing(place: Site, postgres: PostgresServer) -> None:
