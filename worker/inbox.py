@@ -66,7 +66,7 @@ _TEXTS = (
 _MOMENTS = ("deliver_at", "expires_at")
 _COLUMNS = (*_TEXTS, *_MOMENTS, "priority")
 _REASON_MAX = 500
-_UNWANTED = (
+UNWANTED = (
     "event_type: no endpoint of this merchant wants it; see `paynotify endpoint list`, then set "
     "refused_because to NULL"
 )
@@ -107,7 +107,7 @@ def accept(engine: Engine, notifier: Notifier, *, limit: int = 500) -> Accepted:
         outcomes = _take(connection, notifier, rows)
         # An event nobody wants is a typo more often than not: it stays, too.
         refused = {
-            id_: str(why) if isinstance(why, Exception) else _UNWANTED
+            id_: str(why) if isinstance(why, Exception) else UNWANTED
             for id_, why in outcomes.items()
             if isinstance(why, Exception) or not why
         }

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from threading import Lock
 
 from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
 
 from worker import database, embedded, inbox, schema, settings, telemetry
 from worker.breaker import Policy
@@ -125,7 +126,10 @@ class Runtime:
         )
 
     def _take_in(self) -> bool:
-        taken = inbox.accept(self.desk.engine, self.desk.notifier, limit=_INBOX_STEP)
+        try:
+            taken = inbox.accept(self.desk.engine, self.desk.notifier, limit=_INBOX_STEP)
+        except DBAPIError as error:
+            raise database.unavailable(error) from error
         return taken.accepted + taken.refused >= _INBOX_STEP
 
 

@@ -15,7 +15,7 @@ from celery.worker import state
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from worker import clock, runtime, telemetry
+from worker import clock, inbox, runtime, telemetry
 from worker.app import app
 from worker.bells import TASK
 from worker.errors import PaynotifyError, TablesError, UnavailableError
@@ -58,13 +58,20 @@ def enqueue(self: Any, **fields: Any) -> str:
     event key makes the second run find the first one's notification. While the database is away
     it is put back, for ever.
     """
+    desk = runtime.current().desk
     try:
-        desk = runtime.current().desk
         with desk.engine.begin() as tx:
             ids = desk.notifier.enqueue(tx, **fields)
     except _AWAY as error:
         _put_back(self, error)
-    return f"notification {', '.join(map(str, ids))}" if ids else "no endpoint wants this event"
+    except (PaynotifyError, TypeError) as error:
+        # Nobody waits for this task's answer: what was wrong stands where it is looked for.
+        inbox.keep_refused(desk.engine, fields, str(error))
+        return f"refused: {error}"
+    if not ids:
+        inbox.keep_refused(desk.engine, fields, inbox.UNWANTED)
+        return "no endpoint wants this event"
+    return f"notification {', '.join(map(str, ids))}"
 
 
 def _put_back(task: Any, error: Exception) -> NoReturn:

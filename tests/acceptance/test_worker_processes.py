@@ -18,7 +18,7 @@ from tests.receiver import Receiver
 from tests.services import PostgresServer, RedisServer
 from worker.bells import KEY_PREFIX, TASK
 from worker.runtime import Runtime
-from worker.tables import attempt, delivery
+from worker.tables import attempt, delivery, inbox
 
 _COUNT = 30
 
@@ -165,7 +165,9 @@ def test_an_event_sent_as_a_message_is_kept_while_the_database_is_away(
             postgres.start()
         until(lambda: _states(working) == {"delivered": 2})
         _send(host, **event, event_key="not allowed\n")
-        until(lambda: "event_key" in worker.said())
+        until(lambda: any("event_key" in why for why in _refused(working)))
+        _send(host, event_type="payment.succeeded", event_key="k", payload="p", merchant="nobody")
+        until(lambda: any("nobody" in why for why in _refused(working)))
         assert worker.stop() == 0
     assert _held(redis_server) == []
 
@@ -210,6 +212,11 @@ def test_callbacks_go_out_while_the_broker_is_away_and_the_worker_stops_all_the_
 
 def _send(host: Celery, **event: str) -> None:
     host.send_task("paynotify.enqueue", kwargs=event, queue="deliver")
+
+
+def _refused(working: Runtime) -> list[str]:
+    with working.desk.engine.connect() as connection:
+        return [str(why) for why in connection.scalars(select(inbox.c.refused_because))]
 
 
 def _waiting(redis_server: RedisServer) -> int:
