@@ -20,6 +20,7 @@ from tests import programs
 from worker import bootstrap
 
 _UNSTEADY_MAX = 6
+_LAST_FAILED = bootstrap.ROOT / ".pytest_cache" / "v" / "cache" / "lastfailed"
 _ROOMS = ("unit", "integration", "acceptance", "faults")
 
 
@@ -37,6 +38,9 @@ def main(arguments: list[str]) -> int:
     if chosen != ["tests/unit"] and not _servers_are_there():
         return 1
     whole = all(word == "--fast" for word in chosen)
+    if whole:
+        # What failed in an earlier run is not this one's business.
+        _LAST_FAILED.unlink(missing_ok=True)
     results = [(name, *_run(name, command)) for name, command in _steps(chosen, whole=whole)]
     if whole:
         results = [_second_look(*result) for result in results]
@@ -68,8 +72,7 @@ def _second_look(name: str, passed: bool, seconds: float) -> tuple[str, bool, fl
     """
     if name != "tests" or passed:
         return name, passed, seconds
-    file = bootstrap.ROOT / ".pytest_cache" / "v" / "cache" / "lastfailed"
-    failed = sorted(json.loads(file.read_text())) if file.exists() else []
+    failed = sorted(json.loads(_LAST_FAILED.read_text())) if _LAST_FAILED.exists() else []
     if not 0 < len(failed) <= _UNSTEADY_MAX:
         return name, False, seconds
     passed, more_s = _run("again", ["pytest", "-p", "no:randomly", *failed])
