@@ -14,7 +14,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from worker import statements
+from worker import clock, statements
 from worker.database import unavailable
 from worker.errors import UnavailableError
 from worker.models import Claimed, Pool, Settled, Settlement
@@ -26,6 +26,11 @@ T = TypeVar("T")
 
 SHARE_MIN = 8
 _SHARE_MAX = 2000
+
+# How long claims go round a gate that somebody did not open again: a worker frozen in the middle
+# of a claim holds it until its connection is found dead. Meanwhile caps may be overshot, rows
+# are still claimed once.
+_ROUND_THE_GATE_S = 10.0
 
 # Lanes one claim looks at; a bound for the case that thousands of them are blocked.
 _HOPS = 2000
@@ -67,6 +72,7 @@ class PostgresqlStore(Upkeep):
         super().__init__(engine, rules)
         self._places = dict.fromkeys(Pool, _Place())
         self._places_lock = Lock()
+        self._gated_from_s = 0.0
 
     def claim(self, pool: Pool, *, limit: int, worker: str) -> Claim:
         """See :meth:`worker.store.Store.claim`."""
@@ -110,12 +116,19 @@ class PostgresqlStore(Upkeep):
             # one, psycopg waits for the claim before it sends COMMIT, and a worker frozen or cut
             # off just then keeps everybody else at the gate.
             with connection.pipeline():
-                connection.execute(statements.GATE)
+                if clock.monotonic_s() >= self._gated_from_s:
+                    connection.execute(statements.GATE)
                 cursor = connection.cursor(binary=True)
                 cursor.execute(statements.CLAIM, values)
             return cursor.fetchall()
 
-        found = self._run(run)
+        try:
+            found = self._run(run)
+        except UnavailableError as error:
+            if not isinstance(error.__cause__, psycopg.errors.LockNotAvailable):
+                raise
+            self._gated_from_s = clock.monotonic_s() + _ROUND_THE_GATE_S
+            found = self._run(run)
         next_after = int(found[0][0] or 0)
         taken = [row[1:] for row in found if row[1] is not None]
         counts = Counter(row[1] for row in taken)
