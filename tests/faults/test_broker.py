@@ -208,7 +208,7 @@ def test_callbacks_keep_going_out_while_redis_is_away(
 ) -> None:
     redis_server.flushall()
     with site(postgres_dsn, redis_server.url(), tmp_path, fast=True, tick_s=1.0) as place:
-        ran = outage.run(place, redis_server, seconds=5, per_s=300, workers=2)
+        ran = outage.run(place, redis_server, seconds=4, per_s=300, workers=2)
     print(ran.text())
     ran.books.check()
     assert ran.books.duplicates == 0

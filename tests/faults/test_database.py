@@ -13,7 +13,7 @@ from tests.chaos_proxy import ChaosProxy
 from tests.faults.fleet import Fleet, until
 from tests.faults.site import LEASE_S, Site, quick
 from tests.services import PostgresServer
-from worker import database, runtime
+from worker import database, runtime, statements
 from worker.client import Enqueue
 from worker.errors import UnavailableError
 from worker.models import Pool
@@ -51,8 +51,8 @@ def test_a_database_that_restarts_costs_no_more_than_what_was_on_the_wire(
     # Its breaker is told of failures while the database is away.
     names.append(place.endpoint("/flaky?fail=1"))
     with Fleet(place.settings, place.folder) as fleet:
-        for _ in range(3):
-            place.enqueue(names, 200)
+        for _ in range(2):
+            place.enqueue(names, 300)
             until(lambda: place.open().get("sending"), every_s=0.01)
             postgres.restart(mode)
         place.rest(fleet)
@@ -137,6 +137,26 @@ def test_a_claim_holds_the_gate_for_one_round_trip(place: Site, postgres: Postgr
     assert min(took_s) < 1.1
 
 
+def test_a_gate_that_nobody_opens_is_gone_round(place: Site, postgres: PostgresServer) -> None:
+    name = place.endpoint()
+    with Fleet(place.settings, place.folder, count=1) as fleet:
+        place.enqueue([name], 5)
+        place.rest(fleet)
+        with postgres.connect(str(place.engine.url.database)) as frozen, frozen.transaction():
+            # As a worker does that is frozen in the middle of a claim.
+            frozen.execute(statements.GATE)
+            place.enqueue([name], 20)
+            place.rest(fleet, within_s=8)
+            began_s = time.monotonic()
+            place.enqueue([name], 20)
+            place.rest(fleet)
+            # Once known it is not waited for each time.
+            assert time.monotonic() - began_s < 1.5
+    books = place.books()
+    books.check()
+    assert (books.outcomes, books.duplicates) == ({"acked": 45}, 0)
+
+
 def test_a_claim_that_fails_half_way_keeps_what_it_has(
     place: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,8 +187,8 @@ def test_connections_cut_at_any_moment_lose_nothing(place: Site, postgres: Postg
         ChaosProxy(postgres.port) as wire,
         Fleet([_behind(wire, place)] * 2, place.folder) as fleet,
     ):
-        for turn in range(20):
-            place.enqueue(names, 30)
+        for turn in range(15):
+            place.enqueue(names, 40)
             at_s = time.monotonic() + turn * 0.005
             until(lambda at_s=at_s: time.monotonic() >= at_s, every_s=0.001)  # type: ignore[misc]
             wire.drop()
