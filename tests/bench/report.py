@@ -21,7 +21,7 @@ from tests.bench.latency import Latency
 from tests.bench.measure import Run
 from tests.bench.ours import Wave
 
-# What the issue asks for; beside each number so that nobody has to look it up.
+# What is wanted; beside each number so that nobody has to look it up.
 OURS_TO_FLOOR = 0.40
 OURS_TO_NAIVE = 15.0
 ROUND_TRIPS = 0.1
