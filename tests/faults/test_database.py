@@ -50,20 +50,25 @@ def test_a_database_that_restarts_costs_no_more_than_what_was_on_the_wire(
     names = [place.endpoint("/slow?ms=200") for _ in range(4)]
     # Its breaker is told of failures while the database is away.
     names.append(place.endpoint("/flaky?fail=1"))
+    away_s = 0.0
     with Fleet(place.settings, place.folder) as fleet:
         for _ in range(2):
             place.enqueue(names, 300)
             until(lambda: place.open().get("sending"), every_s=0.01)
+            began_s = time.monotonic()
             postgres.restart(mode)
-        place.rest(fleet)
+            away_s = max(away_s, time.monotonic() - began_s)
+        place.rest(fleet, within_s=80)
         assert fleet.ended == []
         logs = fleet.logs()
         assert "settle.retry" in logs or "tick.failed" in logs
     books = place.books()
     books.check()
-    # It was back within a lease, so every verdict was kept and written.
     assert "settle.given_up" not in logs
-    assert (books.outcomes["acked"], books.duplicates) == (600, 0)
+    assert books.outcomes["acked"] == 600
+    assert books.duplicates <= books.outcomes["abandoned"]
+    # Back well within a lease, every verdict was kept and written.
+    assert books.duplicates == 0 or away_s > LEASE_S / 2, f"{away_s:.1f} s\n{books.text()}"
 
 
 def _behind(wire: ChaosProxy, place: Site, **changes: Any) -> Settings:
