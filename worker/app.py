@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 from celery import Celery
 from kombu import Queue
 
-from worker import embedded, settings
+from worker import broker, settings
 from worker.bells import KEY_PREFIX
 from worker.mailbox import TRANSPORTS
 
@@ -22,11 +22,7 @@ app = Celery("paynotify", include=["worker.tasks"])
 def configuration() -> dict[str, Any]:
     """Read the broker's settings; Celery calls this when it first needs them."""
     chosen = settings.load(host=True)
-    url = (
-        chosen.broker_url.get_secret_value()
-        if chosen.broker_url
-        else embedded.address(chosen.data_dir)
-    )
+    url = broker.current_url(chosen)
     return {
         "broker_url": url or "redis://127.0.0.1:6379/0",
         "broker_transport": TRANSPORTS.get((url or "redis").partition("://")[0]),

@@ -13,7 +13,7 @@ from threading import Lock
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
-from worker import database, embedded, inbox, schema, settings, telemetry
+from worker import broker, database, inbox, schema, settings, telemetry
 from worker.breaker import Policy
 from worker.client import Notifier
 from worker.deliver import Courier, Manner
@@ -149,11 +149,7 @@ def open_desk(chosen: Settings, *, pool_size: int = 5) -> Desk:
         schema.migrate(engine)
     schema.require_current(engine)
     sealer = Sealer(master_key(chosen))
-    broker_url = (
-        chosen.broker_url.get_secret_value()
-        if chosen.broker_url
-        else embedded.address(chosen.data_dir)
-    )
+    broker_url = broker.current_url(chosen)
     return Desk(
         settings=chosen,
         engine=engine,
