@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Engine, Row, insert, select, update
 
-from worker import tables
+from worker import columns, tables
 from worker.breaker import Policy
 from worker.models import (
     Claimed,
@@ -63,7 +63,7 @@ def add_due(
 ) -> list[int]:
     """``count`` notifications of one lane; returns their ids in order."""
     with engine.begin() as tx:
-        now = tx.execute(select(tables.database_now())).scalar_one()
+        now = tx.execute(select(columns.database_now())).scalar_one()
         ids = []
         for place in range(count):
             key = f"{lane_id}-{state}-{priority}-{due_in_s}-{place}-{notification!r}"

@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Engine, Row, select
 
-from worker import clock, tables
+from worker import clock, columns, tables
 from worker import endpoint_writes as write
 from worker.endpoint_rows import read_endpoint
 from worker.errors import NotFoundError
@@ -98,7 +98,7 @@ class EndpointBook:
         return known
 
     def _load(self, endpoint_ids: list[int], *, strict: bool) -> None:
-        now = tables.database_now()
+        now = columns.database_now()
         query = (
             select(
                 _ENDPOINT,

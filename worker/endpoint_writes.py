@@ -10,7 +10,7 @@ from datetime import timedelta
 
 from sqlalchemy import ColumnElement, Connection, delete, insert, select, update
 
-from worker import tables
+from worker import columns, tables
 from worker.endpoint_rows import config_text, read_endpoint
 from worker.models import Endpoint, EndpointState, Secret
 from worker.sealing import Sealer
@@ -39,7 +39,7 @@ def save(connection: Connection, endpoint: Endpoint) -> None:
             state_reason=endpoint.state_reason,
             config=config_text(endpoint),
             config_no=endpoint.config_no,
-            updated_at=tables.database_now(),
+            updated_at=columns.database_now(),
         )
     )
     connection.execute(
@@ -87,7 +87,7 @@ def turn_secret(
         The new version.
     """
     mine = _SECRET.c.endpoint_id == endpoint_id
-    now = connection.execute(select(tables.database_now())).scalar_one()
+    now = connection.execute(select(columns.database_now())).scalar_one()
     present: int = connection.execute(
         select(_SECRET.c.version).where(mine).order_by(_SECRET.c.version.desc()).limit(1)
     ).scalar_one()
@@ -113,7 +113,7 @@ def live_secrets(connection: Connection, sealer: Sealer, endpoint_id: int) -> tu
     rows = connection.execute(
         select(_SECRET.c.version, _SECRET.c.sealed)
         .where(_SECRET.c.endpoint_id == endpoint_id)
-        .where(_SECRET.c.retires_at.is_(None) | (_SECRET.c.retires_at > tables.database_now()))
+        .where(_SECRET.c.retires_at.is_(None) | (_SECRET.c.retires_at > columns.database_now()))
         .order_by(_SECRET.c.version.desc())
     )
     return tuple(

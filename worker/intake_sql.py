@@ -20,7 +20,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.sqlite import insert
 
-from worker import tables
+from worker import columns, tables
 from worker.drafts import Draft
 from worker.models import Endpoint
 
@@ -77,9 +77,9 @@ SELECT id, endpoint_id, event_key FROM fresh
 _SQLITE_DELIVERY = text(f"""
 INSERT INTO paynotify_delivery (id, lane_id, state, priority, due_at)
 VALUES (:id, :lane_id,
-  CASE WHEN :deliver_at > {tables.SQLITE_NOW} THEN 'waiting' ELSE 'pending' END,
-  :priority, max(coalesce(:deliver_at, 0), {tables.SQLITE_NOW}))
-""").bindparams(bindparam("deliver_at", type_=tables.Moment()))  # noqa: S608 - a constant
+  CASE WHEN :deliver_at > {columns.SQLITE_NOW} THEN 'waiting' ELSE 'pending' END,
+  :priority, max(coalesce(:deliver_at, 0), {columns.SQLITE_NOW}))
+""").bindparams(bindparam("deliver_at", type_=columns.Moment()))  # noqa: S608 - a constant
 
 
 def write(connection: Connection, entries: Sequence[Entry]) -> dict[Key, int]:

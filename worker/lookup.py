@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Select, func, select, update
 
-from worker import tables
+from worker import columns, tables
 from worker.errors import NotFoundError
 from worker.models import EndpointState, Outcome, State
 from worker.states import FINAL
@@ -114,7 +114,7 @@ def cancel(connection: Connection, notification_id: int) -> bool:
     changed = connection.execute(
         update(_DELIVERY)
         .where(_DELIVERY.c.id == notification_id, _DELIVERY.c.state.in_(_QUIET))
-        .values(state=State.CANCELLED, finished_at=tables.database_now())
+        .values(state=State.CANCELLED, finished_at=columns.database_now())
     )
     if changed.rowcount:
         return True

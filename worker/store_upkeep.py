@@ -11,9 +11,10 @@ from typing import Any
 from sqlalchemy import Connection, Engine, Row, Select, func, insert, or_, select, update
 
 from worker.breaker import after
+from worker.columns import database_now
 from worker.models import Health, Outcome, State, Tally
 from worker.store import Backlog, Rules
-from worker.tables import attempt, audit, database_now, dead_letter, delivery, inbox, lane
+from worker.tables import attempt, audit, dead_letter, delivery, inbox, lane
 
 
 class Upkeep:

@@ -10,123 +10,40 @@ No foreign key stands on the hot path: a claim opens attempts for rows it has ju
 check could only repeat what the statement guarantees, at the price of a row lock each.
 """
 
-from datetime import UTC, datetime
-from typing import Any
-
 from sqlalchemy import (
-    BigInteger,
     Boolean,
     Column,
-    Dialect,
     Float,
     ForeignKey,
-    Identity,
     Index,
     Integer,
     LargeBinary,
-    MetaData,
     SmallInteger,
     Table,
     Text,
-    TypeDecorator,
     UniqueConstraint,
     text,
 )
-from sqlalchemy.dialects.postgresql import TIMESTAMP
-from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.sql.compiler import SQLCompiler
-from sqlalchemy.sql.functions import FunctionElement
-from sqlalchemy.types import TypeEngine
 
-from worker import clock
-
-
-class Moment(TypeDecorator[datetime]):
-    """An aware time: ``timestamptz`` on PostgreSQL, microseconds since 1970 on SQLite."""
-
-    impl = BigInteger
-    cache_ok = True
-
-    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        """Pick the column type."""
-        if dialect.name == "postgresql":
-            return dialect.type_descriptor(TIMESTAMP(timezone=True))
-        return dialect.type_descriptor(BigInteger())
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> object:
-        """Write an aware time."""
-        if value is None or dialect.name == "postgresql":
-            return value
-        return clock.to_us(value)
-
-    def process_result_value(self, value: object, dialect: Dialect) -> datetime | None:
-        """Read an aware time."""
-        if value is None:
-            return None
-        if isinstance(value, datetime):
-            return value.astimezone(UTC)
-        return clock.from_us(int(str(value)))
-
-
-class database_now(FunctionElement[datetime]):  # noqa: N801 - reads as SQL
-    """The database's own clock, as a column default."""
-
-    inherit_cache = True
-    type = Moment()
-
-
-@compiles(database_now, "postgresql")
-def _now_postgresql(_e: database_now, _c: SQLCompiler, **_kw: object) -> str:
-    return "now()"
-
-
-@compiles(database_now, "sqlite")
-def _now_sqlite(_e: database_now, _c: SQLCompiler, **_kw: object) -> str:
-    return SQLITE_NOW
-
-
-# julianday() is a double of days: good to about 40 microseconds in this century.
-SQLITE_NOW = "(CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER))"
-
-metadata = MetaData()
-_BigId = BigInteger().with_variant(Integer(), "sqlite")
-
-
-def _id() -> Column[int]:
-    return Column("id", _BigId, Identity(always=False), primary_key=True)
-
-
-def _moment(name: str, *, nullable: bool = True, default: bool = False) -> Column[datetime]:
-    return Column(
-        name, Moment(), nullable=nullable, server_default=database_now() if default else None
-    )
-
-
-def _text(name: str, default: str = "") -> Column[str]:
-    return Column(name, Text, nullable=False, server_default=default)
-
-
-def _number(name: str, default: int = 0) -> Column[int]:
-    return Column(name, Integer, nullable=False, server_default=str(default))
-
+from worker.columns import BigId, identity, metadata, moment, number, words
 
 endpoint = Table(
     "paynotify_endpoint",
     metadata,
-    _id(),
+    identity(),
     Column("name", Text, nullable=False, unique=True),
     Column("merchant", Text, nullable=False),
     Column("url", Text, nullable=False),
-    _text("state", "active"),
-    _text("state_reason"),
+    words("state", "active"),
+    words("state_reason"),
     # Everything else one endpoint is told (ack rule, schedules, limits, allowed exceptions, CA):
     # one JSON document, read whole and cached per config_no, never searched.
     Column("config", Text, nullable=False),
     # AES-256-GCM like a secret: it holds a private key.
     Column("client_pem", LargeBinary),
-    _number("config_no", 1),
-    _moment("created_at", nullable=False, default=True),
-    _moment("updated_at", nullable=False, default=True),
+    number("config_no", 1),
+    moment("created_at", nullable=False, default=True),
+    moment("updated_at", nullable=False, default=True),
     # client: endpoints of a merchant at enqueue.
     Index("paynotify_endpoint_merchant", "merchant"),
 )
@@ -134,38 +51,38 @@ endpoint = Table(
 endpoint_secret = Table(
     "paynotify_endpoint_secret",
     metadata,
-    Column("endpoint_id", _BigId, ForeignKey("paynotify_endpoint.id"), primary_key=True),
+    Column("endpoint_id", BigId, ForeignKey("paynotify_endpoint.id"), primary_key=True),
     Column("version", Integer, primary_key=True, autoincrement=False),
     Column("sealed", LargeBinary, nullable=False),
-    _moment("created_at", nullable=False, default=True),
+    moment("created_at", nullable=False, default=True),
     # None: the present one. Set at rotation: signs along with the new one until then.
-    _moment("retires_at"),
+    moment("retires_at"),
 )
 
 lane = Table(
     "paynotify_lane",
     metadata,
-    _id(),
-    Column("endpoint_id", _BigId, ForeignKey("paynotify_endpoint.id"), nullable=False),
+    identity(),
+    Column("endpoint_id", BigId, ForeignKey("paynotify_endpoint.id"), nullable=False),
     # Empty: the endpoint's own URL. Else scheme://host:port of notifications with a notify_url.
-    _text("host"),
+    words("host"),
     # Copied from the endpoint by endpoints.py, in the same transaction, so that a claim reads
     # one row per lane: held, in_flight_cap, rate_per_s, config_no.
     Column("held", Boolean, nullable=False, server_default=text("false")),
-    _number("in_flight_cap", 100),
+    number("in_flight_cap", 100),
     Column("rate_per_s", Float),
-    _number("config_no", 1),
+    number("config_no", 1),
     # Token bucket of rate_per_s; filled and taken from inside the claim.
     Column("tokens", Float, nullable=False, server_default="1"),
-    _moment("tokens_at", nullable=False, default=True),
+    moment("tokens_at", nullable=False, default=True),
     # Health; computed by breaker.py, written by settles.
     Column("slow", Boolean, nullable=False, server_default=text("false")),
-    _number("failures_in_row"),
-    _number("window_ok"),
-    _number("window_failed"),
-    _moment("window_at"),
-    _moment("open_until"),
-    _number("opened_times"),
+    number("failures_in_row"),
+    number("window_ok"),
+    number("window_failed"),
+    moment("window_at"),
+    moment("open_until"),
+    number("opened_times"),
     Column("ramp", Integer),
     Column("latency_ms", Float, nullable=False, server_default="0"),
     UniqueConstraint("endpoint_id", "host", name="paynotify_lane_endpoint_host"),
@@ -174,8 +91,8 @@ lane = Table(
 notification = Table(
     "paynotify_notification",
     metadata,
-    _id(),
-    Column("endpoint_id", _BigId, nullable=False),
+    identity(),
+    Column("endpoint_id", BigId, nullable=False),
     # Goes out as webhook-id: derived from endpoint and event key, so an event that a host
     # enqueues again after a lost tail keeps its id and the merchant can drop the double.
     Column("message_id", Text, nullable=False),
@@ -190,9 +107,9 @@ notification = Table(
     # JSON {"delays_s": [...], "jitter_ratio": x}; None is the endpoint's.
     Column("schedule", Text),
     Column("trace_id", Text),
-    _moment("created_at", nullable=False, default=True),
-    _moment("deliver_at"),
-    _moment("expires_at"),
+    moment("created_at", nullable=False, default=True),
+    moment("deliver_at"),
+    moment("expires_at"),
     # client: idempotency, for ever.
     UniqueConstraint("endpoint_id", "event_key", name="paynotify_notification_event_key"),
     # client.list_by_order, cli show ORDER.
@@ -218,21 +135,21 @@ delivery = Table(
     "paynotify_delivery",
     metadata,
     # The notification's id.
-    Column("id", _BigId, primary_key=True, autoincrement=False),
-    Column("lane_id", _BigId, nullable=False),
+    Column("id", BigId, primary_key=True, autoincrement=False),
+    Column("lane_id", BigId, nullable=False),
     Column("state", Text, nullable=False),
     # 0 first, 9 last.
     Column("priority", SmallInteger, nullable=False, server_default="5"),
-    _moment("due_at", nullable=False),
+    moment("due_at", nullable=False),
     # Rises with every attempt, for ever.
-    _number("attempt_no"),
+    number("attempt_no"),
     # Tries used of the present budget; a redrive starts a new one.
-    _number("tries"),
-    _number("claim_no"),
+    number("tries"),
+    number("claim_no"),
     # Attempts in a row whose end nobody saw.
-    _number("abandoned"),
-    _moment("lease_until"),
-    _moment("finished_at"),
+    number("abandoned"),
+    moment("lease_until"),
+    moment("finished_at"),
     # store.claim: hops from lane to lane, takes the earliest due of each.
     Index(
         "paynotify_delivery_ready",
@@ -265,20 +182,20 @@ delivery = Table(
 attempt = Table(
     "paynotify_attempt",
     metadata,
-    Column("notification_id", _BigId, primary_key=True, autoincrement=False),
+    Column("notification_id", BigId, primary_key=True, autoincrement=False),
     Column("attempt_no", Integer, primary_key=True, autoincrement=False),
     Column("claim_no", Integer, nullable=False),
-    _text("worker"),
-    _moment("started_at", nullable=False),
-    _moment("finished_at"),
+    words("worker"),
+    moment("started_at", nullable=False),
+    moment("finished_at"),
     # NULL while open.
     Column("outcome", Text),
-    _number("status"),
-    _text("error"),
-    _text("evidence"),
-    _number("elapsed_ms"),
-    _text("remote_ip"),
-    _number("secret_version"),
+    number("status"),
+    words("error"),
+    words("evidence"),
+    number("elapsed_ms"),
+    words("remote_ip"),
+    number("secret_version"),
     # store.backlog: the last minute. BRIN costs a claim next to nothing, rows come in time order.
     Index(
         "paynotify_attempt_started",
@@ -293,20 +210,20 @@ attempt = Table(
 dead_letter = Table(
     "paynotify_dead_letter",
     metadata,
-    _id(),
-    Column("notification_id", _BigId, nullable=False),
-    Column("endpoint_id", _BigId, nullable=False),
+    identity(),
+    Column("notification_id", BigId, nullable=False),
+    Column("endpoint_id", BigId, nullable=False),
     Column("reason", Text, nullable=False),
-    _number("last_status"),
-    _text("last_error"),
-    _text("last_reply"),
-    _number("attempts"),
-    _moment("first_failed_at"),
-    _moment("last_failed_at"),
-    _moment("died_at", nullable=False, default=True),
+    number("last_status"),
+    words("last_error"),
+    words("last_reply"),
+    number("attempts"),
+    moment("first_failed_at"),
+    moment("last_failed_at"),
+    moment("died_at", nullable=False, default=True),
     # NULL while open; then redriven or discarded, by whom and why.
     Column("resolution", Text),
-    _moment("resolved_at"),
+    moment("resolved_at"),
     Column("resolved_by", Text),
     Column("resolved_why", Text),
     # deadletters.explain: all deaths of a notification.
@@ -324,7 +241,7 @@ dead_letter = Table(
 inbox = Table(
     "paynotify_inbox",
     metadata,
-    _id(),
+    identity(),
     # Exactly one of the two.
     Column("merchant", Text),
     Column("endpoint", Text),
@@ -336,11 +253,11 @@ inbox = Table(
     # A JSON object of strings.
     Column("headers", Text),
     Column("notify_url", Text),
-    _moment("deliver_at"),
-    _moment("expires_at"),
+    moment("deliver_at"),
+    moment("expires_at"),
     Column("priority", SmallInteger, nullable=False, server_default="5"),
     Column("trace_id", Text),
-    _moment("created_at", nullable=False, default=True),
+    moment("created_at", nullable=False, default=True),
     # NULL until read; accepted rows are deleted in the transaction that accepts them.
     Column("refused_because", Text),
     # client.accept_inbox: unread rows, oldest first.
@@ -355,12 +272,12 @@ inbox = Table(
 audit = Table(
     "paynotify_audit",
     metadata,
-    _id(),
-    _moment("at", nullable=False, default=True),
+    identity(),
+    moment("at", nullable=False, default=True),
     Column("actor", Text, nullable=False),
     Column("action", Text, nullable=False),
     Column("subject", Text, nullable=False),
-    _text("why"),
+    words("why"),
     # JSON object with the facts before and after; never a secret.
-    _text("facts", "{}"),
+    words("facts", "{}"),
 )

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import Engine, create_engine, event, func, select, text, update
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
-from worker import tables
+from worker import columns, tables
 from worker.client import Enqueue, Notifier
 from worker.drafts import draft
 from worker.endpoints import Endpoints
@@ -96,7 +96,7 @@ def test_what_is_due_is_pending_at_once(
     engine: Engine, notifier: Notifier, offset: timedelta | None
 ) -> None:
     with engine.begin() as connection:
-        now = connection.execute(select(tables.database_now())).scalar_one()
+        now = connection.execute(select(columns.database_now())).scalar_one()
         at = None if offset is None else now + offset
         (id_,) = notifier.enqueue(connection, merchant="m-1", **EVENT, deliver_at=at)
         seen = notifier.get(connection, id_)
@@ -505,7 +505,7 @@ def test_an_order_lists_its_notifications(engine: Engine, notifier: Notifier) ->
 def test_attempts_are_listed_in_order(engine: Engine, notifier: Notifier) -> None:
     with engine.begin() as connection:
         (id_,) = notifier.enqueue(connection, merchant="m-1", **EVENT)
-        now = connection.execute(select(tables.database_now())).scalar_one()
+        now = connection.execute(select(columns.database_now())).scalar_one()
         for no in (2, 1):
             connection.execute(
                 tables.attempt.insert().values(
@@ -554,7 +554,7 @@ def test_a_host_loads_no_worker_and_no_heavy_library() -> None:
 
 def test_a_host_s_own_plain_engine_will_do(tmp_path: Any) -> None:
     engine = create_engine(f"sqlite:///{tmp_path / 'host.db'}")
-    tables.metadata.create_all(engine)
+    columns.metadata.create_all(engine)
     Endpoints(engine, Sealer(b"k" * 32)).register(name="a", merchant="m-1", url=URL, who="li")
     with Session(engine) as session, session.begin():
         Notifier().enqueue(session, merchant="m-1", **EVENT)

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import Engine, select, update
 
 from tests.seeding import DEAD, RETRY, add_due, add_lane, row_of, settle, store_on
-from worker import deadletters, tables, timeline
+from worker import columns, deadletters, tables, timeline
 from worker.deadletters import Filters, Progress
 from worker.errors import BadFieldError, NotFoundError
 from worker.models import EndpointState, Outcome, Pool, Reason, State
@@ -284,7 +284,7 @@ def _life(store: Store, engine: Engine) -> int:
     add_due(engine, _wide_lane(engine))
     settle(store, store.claim(Pool.FAST, limit=1, worker="w").rows, RETRY)
     with engine.begin() as tx:
-        tx.execute(update(tables.delivery).values(state="pending", due_at=tables.database_now()))
+        tx.execute(update(tables.delivery).values(state="pending", due_at=columns.database_now()))
     settle(store, store.claim(Pool.FAST, limit=1, worker="w").rows, DEAD)
     [letter] = deadletters.find(engine)
     _redrive(engine, Filters())
@@ -330,7 +330,7 @@ def test_a_story_says_what_holds_a_notification_up(engine: Engine) -> None:
     [row_id] = add_due(engine, lane)
     assert timeline.of(engine, row_id).standing == "due, waits for a worker"
     with engine.begin() as tx:
-        later = tx.execute(select(tables.database_now())).scalar_one() + timedelta(minutes=5)
+        later = tx.execute(select(columns.database_now())).scalar_one() + timedelta(minutes=5)
         tx.execute(update(tables.lane).values(open_until=later))
     story = timeline.of(engine, row_id)
     assert "breaker of acme" in story.standing

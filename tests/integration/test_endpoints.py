@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import Engine, Row, event, insert, select, update
 
 from tests.certificates import authority
-from worker import tables
+from worker import columns, tables
 from worker.endpoint_book import EndpointBook
 from worker.endpoint_fields import Fields
 from worker.endpoints import Endpoints
@@ -312,7 +312,7 @@ def test_a_secret_that_retired_is_not_read_any_more(engine: Engine, endpoints: E
 def _retire_now(engine: Engine, in_: timedelta = timedelta(seconds=-1)) -> None:
     secret = tables.endpoint_secret
     with engine.begin() as connection:
-        now = connection.execute(select(tables.database_now())).scalar_one()
+        now = connection.execute(select(columns.database_now())).scalar_one()
         connection.execute(
             update(secret).where(secret.c.retires_at.is_not(None)).values(retires_at=now + in_)
         )

@@ -34,7 +34,7 @@ from tests.seeding import (
     settle,
     store_on,
 )
-from worker import tables
+from worker import columns, tables
 from worker.models import Claimed, Pool, State
 from worker.retry import DELIVERED
 from worker.states import may_move
@@ -68,7 +68,7 @@ def machine(engine: Engine) -> type[RuleBasedStateMachine]:  # noqa: C901 - a cl
         def __init__(self) -> None:
             super().__init__()
             with engine.begin() as tx:
-                for table in reversed(tables.metadata.sorted_tables):
+                for table in reversed(columns.metadata.sorted_tables):
                     tx.execute(delete(table))
             self.store = store_on(engine)
             self.rows: dict[int, Row] = {}

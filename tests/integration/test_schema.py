@@ -8,7 +8,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, create_engine, inspect, text
 
-from worker import schema, tables
+from worker import columns, schema
 from worker.errors import UnavailableError
 
 
@@ -23,7 +23,7 @@ def test_the_migrated_tables_are_the_declared_ones(engine: Engine) -> None:
                 ),
             },
         )
-        assert compare_metadata(context, tables.metadata) == []
+        assert compare_metadata(context, columns.metadata) == []
 
 
 def test_the_head_this_code_wants_is_the_newest_migration() -> None:

@@ -20,7 +20,7 @@ _LAYERS = tuple(
         errors clock masking telemetry lifeline bootstrap
         models views settings
         states retry ack guard breaker evidence payload fields berths shape sealing signers.* \
-            tables database schema statements store_rows endpoint_rows unheard heads \
+            columns tables* database schema statements store_rows endpoint_rows unheard heads \
             cron_check migrations.*
         store* endpoint* transport connections wire identity bells mailbox doorbell after_commit \
             embedded lookup lanes drafts intake*

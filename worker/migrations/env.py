@@ -2,11 +2,11 @@
 
 from alembic import context
 
-from worker.tables import metadata
+from worker.schema import METADATA
 
 context.configure(
     connection=context.config.attributes["connection"],
-    target_metadata=metadata,
+    target_metadata=METADATA,
     version_table="paynotify_version",
     # Only our own tables: the host's live in the same database.
     include_name=lambda name, kind, _: kind != "table" or str(name).startswith("paynotify_"),

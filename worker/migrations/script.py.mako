@@ -7,7 +7,7 @@ Revises: ${down_revision | comma,n}
 import sqlalchemy as sa
 from alembic import op
 
-from worker.tables import Moment, database_now
+from worker.columns import Moment, database_now
 
 ${imports if imports else ""}
 

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from worker.tables import Moment, database_now
+from worker.columns import Moment, database_now
 
 BigId = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 

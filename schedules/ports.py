@@ -1,0 +1,168 @@
+"""What a host supplies: its orders, and the payment channels that know the truth about them.
+
+Everything here is a value or a promise. Must never hold money in anything but whole minor units,
+and a channel that cannot say clearly is ``UNKNOWN``, never "unpaid".
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Protocol
+
+from sqlalchemy import Connection
+
+
+class OrderState(StrEnum):
+    """The states an order goes through; a host's own names are mapped to these."""
+
+    CREATED = "created"
+    PENDING = "pending"
+    PAID = "paid"
+    FAILED = "failed"
+    CLOSED = "closed"
+    PARTIAL_REFUND = "partial_refund"
+    REFUNDED = "refunded"
+
+
+class RefundState(StrEnum):
+    """The states a refund goes through."""
+
+    CREATED = "created"
+    PROCESSING = "processing"
+    SUCCESS = "success"
+    FAILED = "failed"
+    ABNORMAL = "abnormal"
+
+
+class ChannelState(StrEnum):
+    """What a channel says of an order.
+
+    ``FINISHED`` is paid and past its refund window; ``REFUNDED`` and ``PARTIAL_REFUND`` were paid.
+    ``UNKNOWN`` is everything that is no clear answer: timeout, 5xx, bad signature, unreadable,
+    an answer about another order.
+    """
+
+    PAID = "paid"
+    FINISHED = "finished"
+    PARTIAL_REFUND = "partial_refund"
+    REFUNDED = "refunded"
+    UNPAID = "unpaid"
+    NOT_FOUND = "not_found"
+    CLOSED = "closed"
+    FAILED = "failed"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """One order as its host has it.
+
+    Attributes:
+        amount_minor: whole minor units of ``currency`` (ISO 4217, upper case).
+        placed_at: aware; windows are measured from here.
+        expires_at: after which an unpaid order is closed; None never.
+        notify_url: where the merchant wants to hear of this order; None is its endpoint's URL.
+    """
+
+    order_no: str
+    merchant: str
+    channel: str
+    amount_minor: int
+    currency: str
+    state: OrderState
+    placed_at: datetime
+    expires_at: datetime | None = None
+    paid_at: datetime | None = None
+    channel_txn_no: str = ""
+    refunded_minor: int = 0
+    notify_url: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refund:
+    """One refund as its host has it."""
+
+    refund_no: str
+    order_no: str
+    amount_minor: int
+    state: RefundState
+    placed_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What a channel said of one order or refund.
+
+    Attributes:
+        amount_minor, currency: as the channel has them; None when it does not say.
+        detail: for people, at most 500 characters: the channel's own code and words, or why the
+            answer is unknown. Never a secret.
+        reply_sha256: of the reply's bytes, hex; empty when none came.
+    """
+
+    state: ChannelState
+    amount_minor: int | None = None
+    currency: str | None = None
+    channel_txn_no: str = ""
+    paid_at: datetime | None = None
+    refunded_minor: int | None = None
+    detail: str = ""
+    reply_sha256: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefundFinding:
+    """What a channel said of one refund; state None is unknown. The rest as in :class:`Finding`."""
+
+    state: RefundState | None
+    amount_minor: int | None = None
+    detail: str = ""
+    reply_sha256: str = ""
+
+
+class ChannelPort(Protocol):
+    """One route to one payment channel. What a channel does is a value, never an exception."""
+
+    def query(self, order: Order) -> Finding:
+        """Ask what became of an order."""
+        ...
+
+    def close(self, order: Order) -> Finding:
+        """Ask the channel to close an unpaid order; the answer may be that it was paid meanwhile.
+
+        ``UNKNOWN`` when the channel cannot close or did not say; the caller asks again by query.
+        """
+        ...
+
+    def query_refund(self, order: Order, refund: Refund) -> RefundFinding:
+        """Ask what became of a refund."""
+        ...
+
+
+class OrderPort(Protocol):
+    """A host's orders; every method runs in the caller's transaction."""
+
+    def get(self, tx: Connection, order_no: str) -> Order | None:
+        """Read one order."""
+        ...
+
+    def unsettled(self, tx: Connection, *, after: str, limit: int) -> Sequence[Order]:
+        """Read orders that are neither paid nor over, by order number after ``after``."""
+        ...
+
+    def ended(self, tx: Connection, *, since: datetime, after: str, limit: int) -> Sequence[Order]:
+        """Read orders that were paid or refunded since ``since``, by order number."""
+        ...
+
+    def move(self, tx: Connection, order: Order, to: OrderState, finding: Finding) -> bool:
+        """Move an order on if it still is as ``order`` says (compare and set); False if not."""
+        ...
+
+    def refunds(self, tx: Connection, *, after: str, limit: int) -> Sequence[Refund]:
+        """Read refunds that are not over, by refund number after ``after``."""
+        ...
+
+    def move_refund(self, tx: Connection, refund: Refund, to: RefundState) -> bool:
+        """Move a refund on if it still is as ``refund`` says; False if not."""
+        ...

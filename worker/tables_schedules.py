@@ -1,0 +1,69 @@
+"""Tables of what runs by the clock: the cron table's state, its ticks, and the sweeps' leases.
+
+Must never hold what a sweep works on; only when it ran, how far it got and who runs it now.
+"""
+
+from sqlalchemy import Boolean, Column, Index, Table, Text, text
+
+from worker.columns import Moment, metadata, moment, number, words
+
+schedule = Table(
+    "paynotify_schedule",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("paused", Boolean, nullable=False, server_default=text("false")),
+    # Ticks up to here are decided: sent, skipped or limited. Only ever moves forward.
+    moment("decided_until", nullable=False),
+    # Of the line in the cron table it was decided by: a changed expression starts anew from now.
+    words("fingerprint"),
+    moment("updated_at", nullable=False, default=True),
+)
+
+tick = Table(
+    "paynotify_tick",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("tick_at", Moment(), primary_key=True),
+    # due, running, done, failed, skipped.
+    Column("state", Text, nullable=False, server_default="due"),
+    # Why it was skipped, or that a person asked for it.
+    words("note"),
+    moment("decided_at", nullable=False, default=True),
+    # The runner's lease; claim_no fences a runner that slept through it.
+    number("claim_no"),
+    moment("lease_until"),
+    words("runner"),
+    # Starts; more than one means that a runner was lost in the middle.
+    number("runs"),
+    moment("started_at"),
+    moment("finished_at"),
+    # One line: what it did, or the error.
+    words("result"),
+    # schedules.runner: what is due or was lost, oldest first.
+    Index(
+        "paynotify_tick_open",
+        "tick_at",
+        postgresql_where=text("state IN ('due', 'running')"),
+        sqlite_where=text("state IN ('due', 'running')"),
+    ),
+)
+
+sweep = Table(
+    "paynotify_sweep",
+    metadata,
+    Column("name", Text, primary_key=True),
+    # Lease of the one that runs it; the database's clock.
+    words("runner"),
+    moment("lease_until"),
+    number("claim_no"),
+    # Where the next batch begins, as the sweep itself writes it; empty is from the start.
+    words("cursor"),
+    moment("round_started_at"),
+    moment("round_finished_at"),
+    # Heartbeat: moved with every batch.
+    moment("beat_at"),
+    # JSON object: counts of the present round, and of the last whole one.
+    words("counts", "{}"),
+    words("last_counts", "{}"),
+    words("last_error"),
+)
