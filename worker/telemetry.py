@@ -41,6 +41,9 @@ class Event(StrEnum):
     DATABASE_AWAY = "database.away"  # when a worker starts; it waits
     BROKER_AWAY = "broker.away"
     BROKER_BACK = "broker.back"
+    ORDER_UNREADABLE = "order.unreadable"  # a host's row does not fit its mapping; left out
+    CHANNEL_FAULT = "channel.fault"  # an adapter raised; taken as an unknown answer
+    ORDER_FAULT = "order.fault"  # one order could not be judged; asked about again later
     JUNK = "broker.junk"  # what lay in a queue was no message of ours; thrown away
 
 
