@@ -235,9 +235,9 @@ def _paid(order: Order, finding: Finding, policy: Policy) -> Decision:
     problem = money_problem(order, finding)
     if problem is not None:
         return disagreed(problem)
-    if not late and finding.state is ChannelState.REFUNDED:
-        # To tell the merchant "paid" would make it deliver what nobody pays for.
-        return disagreed(CaseReason.REFUND_MISMATCH)
+    if _perhaps_given_back(order, finding):
+        # To tell the merchant "paid" could make it deliver what nobody pays for.
+        return disagreed(CaseReason.LATE_PAYMENT if late else CaseReason.REFUND_MISMATCH)
     if not late:
         # A part that was refunded at the channel is weighed when it is asked again.
         return Decision(
@@ -256,6 +256,13 @@ def _paid(order: Order, finding: Finding, policy: Policy) -> Decision:
         suggestion=_PROMOTED if promoted else _SUGGESTIONS[CaseReason.LATE_PAYMENT],
         recorded=promoted,
     )
+
+
+def _perhaps_given_back(order: Order, finding: Finding) -> bool:
+    """Tell whether all of the money may have gone back to the payer."""
+    if finding.state is ChannelState.PARTIAL_REFUND:
+        return finding.refunded_minor is None or finding.refunded_minor >= order.amount_minor
+    return finding.state is ChannelState.REFUNDED
 
 
 def _was_paid(order: Order, finding: Finding, refunds: Sequence[Refund] | None) -> Decision:
