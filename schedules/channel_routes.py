@@ -4,25 +4,23 @@ Threads share one :class:`Line` per channel. Must never ask a route whose breake
 a question that could not be asked count as an answer.
 """
 
-import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from threading import Lock
 from typing import Generic, Protocol, TypeVar
 
-from schedules.ports import ChannelPort, ChannelState, Finding, RefundFinding
+from schedules.ports import ChannelPort, Finding, RefundFinding
 from schedules.route_book import RouteBook
 from schedules.route_health import RouteHealth, is_open
 from worker import clock
 from worker.breaker import Policy
 
-_log = logging.getLogger(__name__)
 Answer = TypeVar("Answer", Finding, RefundFinding)
 # Questions are reserved this far ahead, so that one row is not written for each.
 _AHEAD_S = 0.5
 _AHEAD_MAX = 50
-_DETAIL_MAX = 500
+_STEP_MAX = timedelta(hours=1)
 
 
 class Route(Protocol):
@@ -132,12 +130,15 @@ class Line:
         """
         last: Said[Answer] | None = None
         for route in self.channel.routes:
-            probe = self._admit(route.name)
-            if probe is None:
+            if self._is_shut(route.name):
                 continue
             if not self._paced(by):
                 return last
-            finding = self._put(question, route)
+            # After the wait: another thread may have found the route dead meanwhile.
+            probe = self._admit(route.name)
+            if probe is None:
+                continue
+            finding = question(route.port)
             last = Said(finding=finding, route=route.name)
             # Whatever the route answered, that the channel does not know is its last word.
             if not finding.route_failed:
@@ -146,8 +147,9 @@ class Line:
             self._failed(route.name, probe=probe)
         return last
 
-    def _put(self, question: Callable[[ChannelPort], Answer], route: Route) -> Answer:
-        return question(route.port)
+    def _is_shut(self, name: str) -> bool:
+        with self._lock:
+            return is_open(self._health.get(name, RouteHealth()), self._instant.now())
 
     def _admit(self, name: str) -> bool | None:
         """Say whether a route may be asked: None no, True as a probe, False as always."""
@@ -159,17 +161,9 @@ class Line:
             if is_open(health, now):
                 return None
             granted = self._book.grant_probe(self.channel.name, name, health, now=now)
-            if granted is None:
-                # Somebody else probes; what comes of it is read with the next step.
-                granted = RouteHealth(
-                    failures_in_row=health.failures_in_row,
-                    open_until=datetime.max.replace(tzinfo=now.tzinfo),
-                    opened_times=health.opened_times,
-                )
-                self._health[name] = granted
-                return None
-            self._health[name] = granted
-            return True
+            # Somebody else probes: what comes of it is read with the next step.
+            self._health[name] = granted or replace(health, open_until=now + _STEP_MAX)
+            return None if granted is None else True
 
     def _answered(self, name: str, *, probe: bool) -> None:
         with self._lock:
@@ -213,12 +207,3 @@ class Line:
         if wait_s > 0:
             self._wait(wait_s)
         return True
-
-
-def unasked(error: Exception) -> Finding:
-    """Make the finding of an adapter that raised, which none should: nothing was said."""
-    return Finding(
-        state=ChannelState.UNKNOWN,
-        detail=f"the adapter raised {type(error).__name__}"[:_DETAIL_MAX],
-        route_failed=True,
-    )
