@@ -13,8 +13,10 @@ from croniter import croniter
 
 _FIX = (
     'write five fields: minute hour day month weekday, for example "*/5 * * * *" for every five '
-    'minutes or "30 2 * * *" for half past two'
+    'minutes or "30 2 * * *" for half past two; a sixth field is seconds'
 )
+# Longer than any that a person would write.
+_LENGTH_MAX = 200
 
 
 def problems(file: Path) -> list[str]:
@@ -38,8 +40,9 @@ def problems(file: Path) -> list[str]:
 
 
 def is_expression(text: object) -> bool:
-    """Tell whether this is a cron expression of five fields, or ``@daily``, that can come true.
+    """Tell whether this is a cron expression of five or six fields, or ``@daily``, and can be.
 
+    The sixth field is seconds, as croniter has it. One that never comes true is none.
     croniter's ``R`` and ``H`` (a random or hashed place) are none: every process would read them
     otherwise.
 
@@ -50,9 +53,23 @@ def is_expression(text: object) -> bool:
     if not isinstance(text, str):
         return False
     fields = text.split()
-    known = text.startswith("@") if len(fields) == 1 else len(fields) == 5
+    known = text.startswith("@") if len(fields) == 1 else len(fields) in (5, 6)
     moving = any(field[0] in "RrHh" for field in fields)
-    return known and not moving and bool(croniter.is_valid(text, strict=True))
+    sane = known and not moving and len(text) <= _LENGTH_MAX
+    return sane and bool(croniter.is_valid(text, strict=True))
+
+
+def is_zone(name: object) -> bool:
+    """Tell whether this is the name of an IANA time zone.
+
+    Examples:
+        >>> is_zone("Asia/Shanghai"), is_zone("Asia/Shanghia"), is_zone("/etc/passwd")
+        (True, False, False)
+    """
+    try:
+        return isinstance(name, str) and bool(ZoneInfo(name))
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        return False
 
 
 def _entries(node: object, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -71,7 +88,5 @@ def _wrong(file: Path, name: str, entry: dict[str, Any]) -> Iterator[str]:
     if not is_expression(expression):
         yield f"{file}: entry {name}: {expression!r} is no cron expression; {_FIX}"
     zone = entry.get("zone", "UTC")
-    try:
-        ZoneInfo(zone)
-    except (ZoneInfoNotFoundError, ValueError, TypeError, OSError):
+    if not is_zone(zone):
         yield f"{file}: entry {name}: zone {zone!r} is unknown; write one like Asia/Shanghai or UTC"
