@@ -16,11 +16,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from itertools import islice
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from croniter import croniter
 
-from worker.cron_check import is_expression, is_zone
 from worker.errors import BadFieldError
 
 _SECOND = timedelta(seconds=1)
@@ -28,6 +27,8 @@ _SECOND = timedelta(seconds=1)
 _PROBE = timedelta(hours=12)
 # The 29th of February comes after eight years at the latest; a zone cannot move it further.
 _HORIZON = timedelta(days=366 * 9)
+# Longer than any that a person would write.
+_LENGTH_MAX = 200
 _FIELDS_FIX = (
     'write "minute hour day month weekday", with seconds as a sixth field where needed, for '
     'example "30 2 * * *" or "* * * * * */10"'
@@ -52,11 +53,11 @@ class Cron:
         Raises:
             BadFieldError: the expression or the zone is none.
         """
-        if not is_expression(self.expression):
+        if not _is_expression(self.expression):
             raise BadFieldError(
                 "cron", f"{str(self.expression)[:60]!r} is no cron expression; {_FIELDS_FIX}"
             )
-        if not is_zone(self.zone):
+        if not _is_zone(self.zone):
             raise BadFieldError(
                 "zone", f"{str(self.zone)[:60]!r} is unknown; write one like Asia/Shanghai or UTC"
             )
@@ -126,6 +127,27 @@ def newest_ticks(cron: Cron, *, after: datetime, until: datetime, limit: int) ->
         if start == after or len(found) == limit:
             return list(found)
         window *= 4
+
+
+def _is_expression(text: object) -> bool:
+    """Tell whether this is a cron expression that can come true.
+
+    croniter's ``R`` and ``H`` (a random or hashed place) are none: every process would read them
+    otherwise.
+    """
+    if not isinstance(text, str) or len(text) > _LENGTH_MAX:
+        return False
+    fields = text.split()
+    known = text.startswith("@") if len(fields) == 1 else len(fields) in (5, 6)
+    moving = any(field[0] in "RrHh" for field in fields)
+    return known and not moving and bool(croniter.is_valid(text, strict=True))
+
+
+def _is_zone(name: object) -> bool:
+    try:
+        return isinstance(name, str) and bool(ZoneInfo(name))
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        return False
 
 
 class _Piece:
