@@ -23,6 +23,7 @@ class Channel:
 
     Attributes:
         name: what orders call it.
+        adapter: which file of this folder asks it.
         currency: ISO 4217, upper case; what its amounts are in unless it says otherwise.
         routes: at least one; the first is asked first, the next when its breaker is open.
         rate_per_s: most questions a second, over all routes and all processes.
@@ -36,3 +37,4 @@ class Channel:
     rate_per_s: float
     timeout_s: float
     breaker: Policy
+    adapter: str = ""

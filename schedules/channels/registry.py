@@ -22,7 +22,7 @@ from schedules.channels.options import ChannelOptions, RouteOptions, checked
 from schedules.channels.outside import Outside
 from schedules.ports import ChannelPort
 from worker import guard
-from worker.errors import SettingsError, UrlRefusedError
+from worker.errors import NotFoundError, SettingsError, UrlRefusedError
 
 _Model = TypeVar("_Model", bound=BaseModel)
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}").fullmatch
@@ -49,6 +49,19 @@ _ADAPTERS: Mapping[str, _Adapter] = MappingProxyType(
 def adapters() -> tuple[str, ...]:
     """Return the names of all adapters, sorted."""
     return tuple(sorted(_ADAPTERS))
+
+
+def find(channels: Mapping[str, Channel], name: str) -> Channel:
+    """Return one channel.
+
+    Raises:
+        NotFoundError: there is none of that name; names the nearest, or all there are.
+    """
+    if name in channels:
+        return channels[name]
+    near = difflib.get_close_matches(name, channels, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(sorted(channels))}"
+    raise NotFoundError("channel", name[:64], hint if channels else "the file names none yet")
 
 
 def load(path: Path) -> dict[str, Channel]:
@@ -106,6 +119,7 @@ class _Builder:
             rate_per_s=options.rate_per_s,
             timeout_s=options.timeout_s,
             breaker=options.breaker(),
+            adapter=options.adapter,
         )
 
     def _adapter(self, name: object) -> _Adapter | None:

@@ -44,11 +44,12 @@ _TIME = "%Y%m%d%H%M%S"
 _DONE = ("00", "A6")  # A6: done, though with a flaw
 _IN_PROGRESS = ("03", "04", "05")
 _NOT_FOUND = "34"
+_RAN_OUT = "69"  # nobody paid in time
 # Only what says that this payment was turned down. Not 42 (money taken, but late), 02 and 06
 # (system busy) or 70 (still at the bank): they, and any code not listed, settle nothing.
 _FAILED = frozenset((
     "01", "30", "31", "32", "33", "36", "38", "39", "40", "43", "44", "60", "61", "62", "63", "64",
-    "65", "66", "67", "68", "69", "71", "72", "73", "74", "75", "76", "77", "78", "79",
+    "65", "66", "67", "68", "71", "72", "73", "74", "75", "76", "77", "78", "79",
 ))  # fmt: skip
 # ISO 4217 numbers of currencies with two decimal places.
 _CURRENCIES = {
@@ -213,6 +214,8 @@ def read_query(fields: Fields, order: Order, *, options: Options) -> Finding:
     )
     if outcome in _DONE:
         return said(state=ChannelState.PAID, paid_at=beijing_time(fields.maybe("payTime"), _TIME))
+    if outcome == _RAN_OUT:
+        return said(state=ChannelState.CLOSED)
     return said(state=ChannelState.FAILED) if outcome in _FAILED else unknown(detail)
 
 
