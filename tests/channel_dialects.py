@@ -483,7 +483,7 @@ class Epay(Dialect):
         return _json(
             {
                 "code": 1,
-                "msg": "查询订单号成功！",
+                "msg": "查询订单号成功",
                 "trade_no": held.txn_no,
                 "out_trade_no": held.order_no,
                 "type": "alipay",

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import sys
 import threading
 import time
 from dataclasses import dataclass, field, replace
@@ -11,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tests.certificates import server_context
-from tests.channel_dialects import DIALECTS, Held, Keyring, Question, Reply, Request
+from tests.channel_dialects import DIALECTS, Dialect, Held, Keyring, Question, Reply, Request
 
 _STALL_MAX_S = 60.0
 _HUGE_BYTES = 8 << 20
@@ -25,6 +26,7 @@ class _Books:
     lock: threading.Lock = field(default_factory=threading.Lock)
     orders: dict[tuple[str, str], Held] = field(default_factory=dict)
     rules: list[dict[str, Any]] = field(default_factory=list)
+    honest: dict[str, Any] = field(default_factory=lambda: {"kind": "", "delay_s": 0})
     asked: list[dict[str, Any]] = field(default_factory=list)
     made: int = 0
 
@@ -41,14 +43,35 @@ class _Books:
         return None
 
     def rule(self, channel: str, route: str, order_no: str) -> dict[str, Any]:
+        """Return the newest rule that speaks of this question."""
         for rule in reversed(self.rules):
             wanted = (rule["channel"], rule["route"], rule["order_no"])
-            if all(
-                want in (None, is_)
-                for want, is_ in zip(wanted, (channel, route, order_no), strict=True)
-            ):
-                return rule
-        return {"kind": "", "delay_s": 0}
+            about = zip(wanted, (channel, route, order_no), strict=True)
+            if all(want in (None, given) for want, given in about):
+                return dict(rule)
+        return self.honest
+
+    def ask(
+        self, channel: str, route: str, asked: Question, *, accepted: bool
+    ) -> tuple[Held | None, dict[str, Any]]:
+        """Note a question; returns the order it is about, and how to behave."""
+        with self.lock:
+            held = self.find(channel, asked)
+            order_no = held.order_no if held else asked.order_no
+            rule = self.rule(channel, route, order_no)
+            self.asked.append(
+                {
+                    "channel": channel,
+                    "route": route,
+                    "what": asked.what,
+                    "order_no": order_no,
+                    "refund_no": asked.refund_no,
+                    "accepted": accepted,
+                    "kind": rule["kind"],
+                    "at_s": time.time(),
+                }
+            )
+            return _lived(self, channel, asked, held, rule["kind"]), rule
 
     def control(self, name: str, body: Any) -> object:
         with self.lock:
@@ -104,116 +127,114 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 512
 
-    def __init__(self, port: int, handler: type[BaseHTTPRequestHandler]) -> None:
+    def __init__(
+        self,
+        port: int,
+        handler: type[BaseHTTPRequestHandler],
+        books: _Books,
+        speakers: dict[str, Dialect],
+    ) -> None:
         super().__init__(("127.0.0.1", port), handler)
+        self.books = books
+        self.speakers = speakers
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of clients that hang up; they are told to."""
+        """Say nothing of clients that hang up: they are told to. Say what is our own mistake."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
+
+
+class _Control(BaseHTTPRequestHandler):
+    server: _Server
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        reply = json.dumps(self.server.books.control(self.path.strip("/"), body)).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(reply)))
+        self.end_headers()
+        self.wfile.write(reply)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+class _Channels(BaseHTTPRequestHandler):
+    server: _Server
+    protocol_version = "HTTP/1.1"
+    timeout = _STALL_MAX_S
+
+    def do_GET(self) -> None:
+        self._serve()
+
+    def do_POST(self) -> None:
+        self._serve()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def _serve(self) -> None:
+        self.close_connection = True
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        _, route, channel, *rest = urlsplit(self.path).path.split("/")
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        request = Request(method=self.command, target=self.path, headers=headers, body=body)
+        speaker = self.server.speakers[channel]
+        question = speaker.read(request, "/" + "/".join(rest))
+        refused = question if isinstance(question, Reply) else None
+        asked = Question(what="query") if isinstance(question, Reply) else question
+        held, rule = self.server.books.ask(channel, route, asked, accepted=refused is None)
+        kind = rule["kind"]
+        reply = refused or speaker.answer(
+            _about(asked, kind),
+            _lied(held, kind),
+            forged=kind == "bad_signature",
+            stale=kind == "stale",
+        )
+        self._carry_out(reply, kind, rule["delay_s"])
+
+    def _carry_out(self, reply: Reply, kind: str, delay_s: float) -> None:
+        if kind == "stall":
+            # Until the other side gives up: then there is something to read, an end.
+            self.connection.settimeout(_STALL_MAX_S)
+            self.connection.recv(1)
+        elif kind == "redirect" and "redirected=1" not in self.path:
+            sign = "&" if "?" in self.path else "?"
+            location = ("Location", f"{self.path}{sign}redirected=1")
+            self._send(replace(reply, status=302, headers=(location,), body=b""))
+        elif kind == "drip":
+            self._drip(reply)
+        elif kind != "reset":
+            if kind == "late":
+                time.sleep(delay_s)
+            self._send(_spoiled(reply, kind))
+
+    def _send(self, reply: Reply) -> None:
+        self._send_head(reply, len(reply.body))
+        self.wfile.write(reply.body)
+
+    def _drip(self, reply: Reply) -> None:
+        self._send_head(reply, len(reply.body))
+        for byte in reply.body:
+            self.wfile.write(bytes([byte]))
+            self.wfile.flush()
+            time.sleep(_DRIP_S)
+
+    def _send_head(self, reply: Reply, length: int) -> None:
+        self.send_response(reply.status)
+        for name, value in reply.headers:
+            self.send_header(name, value)
+        if reply.status != 204:
+            self.send_header("Content-Length", str(length))
+        self.end_headers()
 
 
 def serve(folder: Path, port: int, tls: str | None) -> None:
     """Serve until terminated; prints the channels' port and the control port."""
-    books = _Books()
-    keys = Keyring(folder)
+    books, keys = _Books(), Keyring(folder)
     speakers = {name: made(keys) for name, made in DIALECTS.items()}
-
-    class Control(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            reply = json.dumps(books.control(self.path.strip("/"), body)).encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(reply)))
-            self.end_headers()
-            self.wfile.write(reply)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    class Channels(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        timeout = _STALL_MAX_S
-
-        def do_GET(self) -> None:
-            self._serve()
-
-        def do_POST(self) -> None:
-            self._serve()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-        def _serve(self) -> None:
-            self.close_connection = True
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            _, route, channel, *rest = urlsplit(self.path).path.split("/")
-            headers = {name.lower(): value for name, value in self.headers.items()}
-            request = Request(method=self.command, target=self.path, headers=headers, body=body)
-            speaker = speakers[channel]
-            question = speaker.read(request, "/" + "/".join(rest))
-            refused = question if isinstance(question, Reply) else None
-            asked = Question(what="query") if isinstance(question, Reply) else question
-            with books.lock:
-                held = books.find(channel, asked)
-                order_no = held.order_no if held else asked.order_no
-                rule = books.rule(channel, route, order_no)
-                kind = rule["kind"]
-                held = _lived(books, channel, asked, held, kind)
-                books.asked.append(
-                    {
-                        "channel": channel,
-                        "route": route,
-                        "what": asked.what,
-                        "order_no": order_no,
-                        "refund_no": asked.refund_no,
-                        "accepted": refused is None,
-                        "kind": kind,
-                        "at_s": time.time(),
-                    }
-                )
-            reply = refused or speaker.answer(
-                _about(asked, kind),
-                _lied(held, kind),
-                forged=kind == "bad_signature",
-                stale=kind == "stale",
-            )
-            self._carry_out(reply, kind, rule["delay_s"])
-
-        def _carry_out(self, reply: Reply, kind: str, delay_s: float) -> None:
-            if kind == "stall":
-                # Until the other side gives up: then there is something to read, an end.
-                self.connection.settimeout(_STALL_MAX_S)
-                self.connection.recv(1)
-            elif kind == "reset":
-                return
-            elif kind == "redirect" and not self.path.endswith("redirected=1"):
-                sign = "&" if "?" in self.path else "?"
-                location = ("Location", f"{self.path}{sign}redirected=1")
-                self._send(replace(reply, status=302, headers=(location,), body=b""))
-            elif kind == "drip":
-                self._drip(reply)
-            else:
-                if kind == "late":
-                    time.sleep(delay_s)
-                self._send(_spoiled(reply, kind))
-
-        def _send(self, reply: Reply) -> None:
-            self.send_response(reply.status)
-            for name, value in reply.headers:
-                self.send_header(name, value)
-            if reply.status != 204:
-                self.send_header("Content-Length", str(len(reply.body)))
-            self.end_headers()
-            self.wfile.write(reply.body)
-
-        def _drip(self, reply: Reply) -> None:
-            self._send(replace(reply, headers=(*reply.headers, ("X-Drip", "1")), body=b""))
-            for byte in reply.body:
-                self.wfile.write(bytes([byte]))
-                self.wfile.flush()
-                time.sleep(_DRIP_S)
-
-    control = _Server(0, Control)
-    channels = _Server(port, Channels)
+    control = _Server(0, _Control, books, speakers)
+    channels = _Server(port, _Channels, books, speakers)
     if tls:
         context = server_context(tls, folder)
         # Handshakes in the thread of the connection, or one slow client holds them all up.

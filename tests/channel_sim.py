@@ -192,7 +192,7 @@ class ChannelSim:
         )
 
     def set_orders(self, orders: Iterable[dict[str, Any]]) -> None:
-        """Put many orders at once: dicts of :meth:`set_order`'s arguments, ``paid_at_s`` for time."""
+        """Put many at once: dicts of :meth:`set_order`'s arguments, ``paid_at_s`` for the time."""
         self._control("orders", list(orders))
 
     def set_refund(
