@@ -206,7 +206,9 @@ def _add_own_refund(
 
 def _local(moment: datetime | None) -> str | None:
     # As a host in China writes it: wall clock, no zone.
-    return moment and (moment + timedelta(hours=8)).strftime("%Y-%m-%d %H:%M:%S.%f")
+    if moment is None:
+        return None
+    return (moment + timedelta(hours=8)).strftime("%Y-%m-%d %H:%M:%S.%f")
 
 
 def _add_gateway(

@@ -1,6 +1,7 @@
 """A reconciliation in a test: real database, real simulated channels, a clock that is passed in."""
 
 import json
+import sys
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from schedules.status_reconciliation import StatusReconciliation
 from schedules.sweep import Sweep
 from tests.channel_sim import ChannelSim
 from tests.office import MASTER_KEY
-from worker import runtime, tables, tables_orders
+from worker import database, runtime, tables, tables_orders
 from worker.client import Notifier
 from worker.settings import Settings
 
@@ -78,12 +79,11 @@ class Shop:
 
     def merchant(self, name: str = "m-1", **fields: Any) -> None:
         """Register an endpoint for a merchant; nothing is ever sent to it."""
-        desk = runtime.open_desk(
-            Settings(
-                database_url=self.engine.url.render_as_string(hide_password=False),  # type: ignore[arg-type]
-                master_key=MASTER_KEY,  # type: ignore[arg-type]
-            )
-        )
+        values: dict[str, Any] = {
+            "database_url": self.engine.url.render_as_string(hide_password=False),
+            "master_key": MASTER_KEY,
+        }
+        desk = runtime.open_desk(Settings(**values))
         fields = {"url": "https://merchant.com/cb", **fields}
         try:
             desk.endpoints.register(name=f"{name}-e", merchant=name, who="test", **fields)
@@ -178,3 +178,27 @@ def run_round(sweep: Sweep) -> dict[str, int]:
         assert steps < 10_000, "the round does not end"
         if not cursor:
             return counts
+
+
+def main() -> None:
+    """Reconcile round after round until killed; says when a round is over.
+
+    Usage: python -m tests.reconciling DSN CHANNELS_FILE AHEAD_S
+    """
+    dsn, file, ahead_s = sys.argv[1:]
+    engine = database.connect(dsn)
+    sweep = StatusReconciliation(
+        engine,
+        Orders(),
+        registry.load(Path(file)),
+        Notifier(),
+        read_now=lambda tx: rows.now(tx) + timedelta(seconds=float(ahead_s)),
+        page=50,
+        share=20,
+    )
+    while True:
+        print(json.dumps(run_round(sweep)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,5 +1,6 @@
 """One promise, three tables, two databases: what every OrderPort does."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -121,7 +122,7 @@ def test_an_order_that_changed_meanwhile_is_left_alone(engine: Engine, place: Pl
         assert not place.port.move(tx, order, OrderState.PAID, PAID)
     assert got(engine, place).state is OrderState.CLOSED
     with engine.begin() as tx:
-        other = Order(**{**_fields(order), "state": OrderState.CLOSED, "amount_minor": 1})
+        other = replace(order, state=OrderState.CLOSED, amount_minor=1)
         assert not place.port.move(tx, other, OrderState.PAID, PAID)
 
 
@@ -172,10 +173,6 @@ def test_refunds_are_found_moved_once_and_counted_at_their_order(
         assert ended is not None
         with pytest.raises(WrongStateError):
             place.port.move_refund(tx, ended, RefundState.SUCCESS)
-
-
-def _fields(order: Order) -> dict[str, object]:
-    return {name: getattr(order, name) for name in order.__dataclass_fields__}
 
 
 # Our own table's way in.

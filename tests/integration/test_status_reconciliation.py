@@ -7,7 +7,8 @@ import pytest
 from sqlalchemy import Engine
 
 from schedules.decisions import LatePayment, Policy
-from schedules.ports import OrderState
+from schedules.orders import Orders
+from schedules.ports import ChannelState, Finding, OrderState
 from tests.channel_sim import ChannelSim
 from tests.reconciling import Shop
 
@@ -308,17 +309,25 @@ def test_refunds_are_polled_until_they_end_and_counted_at_their_order(shop: Shop
 def test_an_order_that_changed_while_the_channel_was_asked_is_not_judged(
     engine: Engine, sim: ChannelSim, file: Path
 ) -> None:
-    def callback_comes_in(_: float) -> None:
-        shop.overwrite("A7", OrderState.PAID)
-
     # Room for one question in a thousand seconds: the second waits, and meanwhile it is paid.
     sim.config(rate_per_s=0.01, timeout_s=0.5, channels=["generic_json"], file="slow.toml")
+    host = Orders()
+
+    def callback_comes_in(_: float) -> None:
+        with engine.begin() as tx:
+            for order_no in ("A7", "B8"):
+                order = host.get(tx, order_no)
+                assert order is not None
+                if order.state is OrderState.PENDING:
+                    host.move(tx, order, OrderState.PAID, Finding(state=ChannelState.PAID))
+
     shop = Shop(engine, sim, file.parent / "slow.toml", wait=callback_comes_in, budget_s=1000.0)
-    shop.order()
-    sim.set_order("generic_json", "A7", "unpaid", 1230)
-    shop.order("B8")
-    assert shop.ask() == {"wait": 1, "changed_meanwhile": 1}
-    assert shop.cases() == []
+    for order_no in ("A7", "B8"):
+        shop.order(order_no)
+        sim.set_order("generic_json", order_no, "unpaid", 1230)
+    assert shop.ask() == {"changed_meanwhile": 2}
+    assert (shop.cases("A7"), shop.cases("B8")) == ([], [])
+    assert shop.evidence() == []
 
 
 def test_a_correction_whose_merchant_cannot_be_told_stands_and_is_told_later(
