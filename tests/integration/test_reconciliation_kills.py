@@ -128,7 +128,7 @@ def _check(engine: Engine, count: int) -> None:
     order, proof, note = tables_orders.payment_order, tables_orders.evidence, tables.notification
     with engine.connect() as connection:
         states: dict[str, int] = dict(
-            connection.execute(select(order.c.state, func.count()).group_by(order.c.state)).all()  # type: ignore[arg-type]
+            connection.execute(select(order.c.state, func.count()).group_by(order.c.state)).all()
         )
         moves = connection.execute(
             select(proof.c.subject_no).where(proof.c.done.contains("pending ->"))
