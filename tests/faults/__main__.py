@@ -1,9 +1,10 @@
 """The full-size runs, each on private servers of its own.
 
-    python3 -m tests.faults                       all three, one after the other
+    python3 -m tests.faults                       all four, one after the other
     python3 -m tests.faults kills --kills 30 --count 10000
     python3 -m tests.faults outage --seconds 60 --per-s 1000
     python3 -m tests.faults hanging --endpoints 2000 --rounds 3 --seconds 20 --per-s 300
+    python3 -m tests.faults orders --count 10000
 
 Each prints what it measured and the comparison of the three books, and fails when a promise is
 broken.
@@ -17,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.faults import hanging, kills, outage
+from tests.faults import hanging, kills, orders, outage
 from tests.faults.site import Site, site
 from tests.services import PostgresServer, RedisServer
 from worker import database, schema
@@ -75,10 +76,21 @@ def _hanging(given: argparse.Namespace) -> str:
     return "" if ran.ratio <= _P99_GROWTH else f"healthy p99 grew to {ran.ratio:.2f} times"
 
 
+def _orders(given: argparse.Namespace) -> str:
+    with PostgresServer() as postgres, tempfile.TemporaryDirectory(prefix="pn-faults-") as folder:
+        engine = database.connect(postgres.dsn())
+        schema.migrate(engine)
+        ran = orders.run(engine, Path(folder), count=given.count)
+        engine.dispose()
+    print(ran.text())
+    return "a promise was broken" if ran.problems else ""
+
+
 _RUNS: dict[str, Callable[[argparse.Namespace], str]] = {
     "kills": _kills,
     "outage": _outage,
     "hanging": _hanging,
+    "orders": _orders,
 }
 
 
@@ -91,7 +103,7 @@ def main() -> int:
     )
     reader.add_argument("run", nargs="?", choices=[*_RUNS], help="only this one")
     reader.add_argument("--kills", type=int, default=30)
-    reader.add_argument("--count", type=int, default=10_000, help="callbacks of kills")
+    reader.add_argument("--count", type=int, default=10_000, help="callbacks of kills, or orders")
     reader.add_argument("--seconds", type=float, default=60, help="without Redis, or of a round")
     reader.add_argument("--per-s", type=float, default=300, help="callbacks a second")
     reader.add_argument("--endpoints", type=int, default=2000)
