@@ -5,6 +5,7 @@ again; after it everything has. Must never judge an answer by an order that chan
 channel was asked.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -14,6 +15,7 @@ from schedules import cases, notices, proof, windows
 from schedules.asking import Answered, Question
 from schedules.checks import TOO_OLD, Check, Checks
 from schedules.decisions import CaseReason, Decision, Then, decide
+from schedules.order_states import WAS_PAID
 from schedules.ports import Order, OrderPort, Refund
 from schedules.proof import Proof
 from schedules.refund_decisions import decide_refund
@@ -103,7 +105,7 @@ class Corrector:
             finding,
             now=now,
             policy=answered.question.policy,
-            refunds=self._orders.refunds_of(tx, order.order_no),
+            refunds=self._refunds(tx, order),
             close_asked=answered.before_close is not None,
             unknowns=answered.question.check.unknowns,
         )
@@ -113,6 +115,10 @@ class Corrector:
         if not self._orders.move(tx, order, decision.to, finding):
             return replace(judged, lost=True)
         return replace(judged, moved=f"{order.state} -> {decision.to}")
+
+    def _refunds(self, tx: Connection, order: Order) -> Sequence[Refund] | None:
+        # An order that was never paid has none.
+        return self._orders.refunds_of(tx, order.order_no) if order.state in WAS_PAID else None
 
     def _refund(
         self, tx: Connection, answered: Answered, order: Order, refund: Refund, now: datetime
@@ -181,7 +187,9 @@ class Corrector:
             facts: proof.Facts = {"event": decision.event, "problem": problem}
             cases.see(tx, shown.case(CaseReason.NOT_NOTIFIED, NOT_TOLD, row_id, facts), now=now)
         seen = shown.seen
-        cases.heal(tx, seen.kind, seen.subject_no, decision.heals, now=now)
+        # What any answer heals is only there after answers that said nothing.
+        if decision.then is Then.OVER or judged.moved or seen.unknowns:
+            cases.heal(tx, seen.kind, seen.subject_no, decision.heals, now=now)
 
     def _schedule(self, tx: Connection, seen: Check, decision: Decision, now: datetime) -> None:
         if decision.then is not Then.OVER:

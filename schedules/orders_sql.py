@@ -14,6 +14,7 @@ from sqlalchemy import (
     Connection,
     Select,
     Text,
+    bindparam,
     cast,
     literal,
     null,
@@ -44,6 +45,10 @@ class SqlOrders:
         self._layout = layout
         self._by_value = {v: s for s, values in layout.states.items() for v in values}
         self._refunds = None if layout.refunds is None else SqlRefunds(layout, layout.refunds)
+        # Made once: building it takes as long as running it.
+        self._all = self._query()
+        self._one = self._all.where(layout.order_no == bindparam("wanted"))
+        self._held = self._one.with_for_update()
 
     def get(self, tx: Connection, order_no: str) -> Order | None:
         """Read one order.
@@ -51,13 +56,13 @@ class SqlOrders:
         Raises:
             BadFieldError: its row holds what the layout does not know.
         """
-        row = tx.execute(self._query().where(self._layout.order_no == order_no)).one_or_none()
+        row = tx.execute(self._one, {"wanted": order_no}).one_or_none()
         return None if row is None else self._read(row)
 
     def unsettled(self, tx: Connection, *, after: str, limit: int) -> Sequence[Order]:
         """Read orders that are neither paid nor over, by number; unreadable ones are left out."""
         number = self._layout.order_no
-        query = self._query().where(self._in(UNSETTLED)).order_by(number)
+        query = self._all.where(self._in(UNSETTLED)).order_by(number)
 
         def fetch(last: RowT | None) -> Sequence[RowT]:
             behind = after if last is None else last.order_no
@@ -73,7 +78,7 @@ class SqlOrders:
         layout, changed_at, number = self._layout, self._layout.changed_at, self._layout.order_no
         if changed_at is None:
             return ()
-        query = self._query().where(self._in(WAS_PAID)).order_by(changed_at, number)
+        query = self._all.where(self._in(WAS_PAID)).order_by(changed_at, number)
 
         def fetch(last: RowT | None) -> Sequence[RowT]:
             mark: tuple[object, str] = (layout.times.write(since), after)
@@ -162,8 +167,7 @@ class SqlOrders:
 
     def _lock(self, tx: Connection, order_no: str) -> Order | None:
         # SQLite has locked the whole file when the transaction began.
-        query = self._query().where(self._layout.order_no == order_no).with_for_update()
-        row = tx.execute(query).one_or_none()
+        row = tx.execute(self._held, {"wanted": order_no}).one_or_none()
         return None if row is None else self._read(row)
 
     def _value(self, state: OrderState) -> HostState:

@@ -22,7 +22,7 @@ from worker import tables, tables_orders
 from worker.client import Notifier
 
 CHANNELS = ("generic_json", "epay", "wechat_v3")
-_ROUNDS_MAX = 60
+_ROUNDS_MAX = 30
 # What befalls an order, how often in a hundred, and what it must end as.
 FATES = {
     "called_back": (20, "paid"),  # the host's callback came in by itself
@@ -86,11 +86,11 @@ def run(engine: Engine, folder: Path, *, count: int, seed: int = 1) -> Outcome:
         shop.run()
         _host_acts(shop, fates)
         for round_no in range(_ROUNDS_MAX):
-            # 10 minutes by the minute, an hour by ten, then by the hour: past one day.
-            shop.later(minutes=1.2 if round_no < 9 else 12 if round_no < 15 else 75)
+            # Ten minutes by the minute, then hours: silence takes four until it is a case.
+            shop.later(minutes=1.2 if round_no < 8 else 45)
             _things_happen(shop, fates, round_no)
             shop.run()
-            if round_no > 30 and not _open(engine):
+            if round_no > 10 and not _open(engine):
                 break
         elapsed_s = time.monotonic() - began_s
         return _judge(shop, fates, elapsed_s)
@@ -170,7 +170,7 @@ def _things_happen(shop: Shop, fates: dict[str, str], round_no: int) -> None:
         for no, fate in fates.items():
             if fate == "silent_for_ever":
                 shop.sim.misbehave("garbage", no)
-    if round_no == 12:
+    if round_no == 9:
         shop.run(shop.compensation)
 
 
