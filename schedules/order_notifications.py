@@ -70,7 +70,7 @@ class OrderNotifications:
         policy_of: Callable[[str], Policy] = lambda _: Policy(),
         look_back_s: float = 86_400.0,
         grace_s: float = 300.0,
-        page: int = 500,
+        page: int = 200,
         read_now: Callable[[Connection], datetime] = rows.now,
     ) -> None:
         self._engine, self._orders, self._notifier = engine, orders, notifier
