@@ -62,8 +62,8 @@ def _steps(chosen: list[str], *, whole: bool) -> list[tuple[str, list[str]]]:
         ("format", ["ruff", "format", "--check", "."]),
         ("lint", ["ruff", "check", "."]),
         ("types", ["mypy"]),
-        ("tests", ["coverage", "run", "-m", "pytest", *chosen]),
-        ("coverage", ["coverage", "report"]),
+        # Two at a time: most tests wait for a process, a lease or a merchant.
+        ("tests", ["pytest", "-n", "2", "--cov", "--cov-report=term", *chosen]),
     ]
 
 

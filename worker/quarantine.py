@@ -20,8 +20,8 @@ COMMAND: tuple[str, ...] = (sys.executable, "-m", "worker.alone")
 # each time this long has passed.
 _PROCESSES_MAX = 4
 _ANOTHER_AFTER_S = 4.0
-# How a process ends that was asked to.
-_ASKED = (-signal.SIGTERM, -signal.SIGINT)
+# How a process ends that is done or was asked to; an exit code is an error nobody caught.
+_WELL = (0, -signal.SIGTERM, -signal.SIGINT)
 
 
 class Quarantine:
@@ -49,8 +49,8 @@ class Quarantine:
         """
         for process in [each for each in self._processes if each.poll() is not None]:
             self._processes.remove(process)
-            if process.returncode < 0 and process.returncode not in _ASKED:
-                how = _signal(-process.returncode)
+            if process.returncode not in _WELL:
+                how = _how(process.returncode)
                 name = lifeline.process_name(process.pid)
                 self._dead[name] = f"it ended a process in which it was alone ({how})"
         for name, why in list(self._dead.items()):
@@ -105,8 +105,10 @@ class Quarantine:
         del self._dead[name]
 
 
-def _signal(number: int) -> str:
+def _how(code: int) -> str:
+    if code > 0:
+        return f"exit code {code}"
     try:
-        return signal.Signals(number).name
+        return signal.Signals(-code).name
     except ValueError:
-        return f"signal {number}"
+        return f"signal {-code}"
