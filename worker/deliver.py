@@ -102,7 +102,6 @@ class Courier:
         self._slow_slots = BoundedSemaphore(max(1, manner.slots // 3))
         self._lingering = BoundedSemaphore(max(1, manner.slots // 2))
         self._closing = False
-        self._suspect = Batch(0, Pool.SLOW, capped=False)
         self.unheard = Unheard()
         self.last_delivery_s = clock.monotonic_s()
 
@@ -157,25 +156,25 @@ class Courier:
             self.ring(pool)
         return summary(batches)
 
-    def deliver_suspect(self) -> None:
-        """Send one row that may have killed its workers, when the last such one is settled."""
-        if self._closing or not self._suspect.done.is_set():
-            return
-        claim = self._store.claim_suspect(worker=self._manner.worker)
-        if claim.rows:
-            self._berths.board(Pool.SLOW, len(claim.rows))
-            self._suspect = self._send(claim, Pool.SLOW)
+    def deliver_suspect(self) -> Batch | None:
+        """Send one row that may have ended its workers; None when there is none.
 
-    def answer(self, unheard: Pool | None) -> None:
-        """Do what :attr:`unheard` asks for: claim for a pool, or the next suspect."""
-        if unheard is None:
-            self.deliver_suspect()
-        else:
-            self.deliver(unheard, linger=False)
+        Raises:
+            UnavailableError: the database is away.
+        """
+        if self._closing:
+            return None
+        claim = self._store.claim_suspect(worker=self._manner.worker)
+        if not claim.rows:
+            return None
+        self._berths.board(Pool.SLOW, len(claim.rows))
+        return self._send(claim, Pool.SLOW)
 
     def ring(self, pool: Pool) -> None:
         """Ask for another claim: by the doorbell, or within this process when nobody hears it."""
-        if not self._doorbell.ring(pool):
+        heard = self._doorbell.ring(pool)
+        telemetry.show_broker_away(away=not heard)
+        if not heard:
             telemetry.count_bell("failed")
             self.unheard.add(pool)
 
@@ -291,9 +290,6 @@ class Courier:
 
     def _after_settle(self, batches: set[Batch]) -> None:
         """Ring again for what had to wait for these."""
-        if self._suspect in batches and self._suspect.done.is_set():
-            # One a tick would keep hundreds waiting for minutes after a series of crashes.
-            self.unheard.add(None)
         pools = {batch.pool for batch in batches if batch.capped} | self._berths.starved()
         if not self._closing:
             for pool in pools:

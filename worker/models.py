@@ -44,6 +44,7 @@ class Failure(StrEnum):
     REFUSED = "target_refused"
     UNSENDABLE = "unsendable"
     LOCAL = "local_fault"
+    DATABASE = "database_away"
 
 
 class Outcome(StrEnum):
@@ -372,4 +373,3 @@ class Tally:
     ok: int = 0
     failed: int = 0
     latency_ms: float = 0.0
-    gone: bool = False

@@ -5,7 +5,6 @@ Importing this opens nothing. Must never be used before a fork that goes on to u
 
 import os
 import signal
-import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from threading import Lock
@@ -13,7 +12,7 @@ from threading import Lock
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
-from worker import broker, database, inbox, schema, settings, telemetry
+from worker import broker, clock, database, inbox, lifeline, schema, settings, telemetry
 from worker.breaker import Policy
 from worker.client import Notifier
 from worker.deliver import Courier, Manner
@@ -21,6 +20,7 @@ from worker.doorbell import Doorbell
 from worker.endpoint_book import EndpointBook
 from worker.endpoints import Endpoints
 from worker.models import Reply, Request
+from worker.quarantine import Quarantine
 from worker.sealing import Sealer, master_key
 from worker.settings import Settings
 from worker.store import Rules, Store
@@ -80,9 +80,11 @@ class Runtime:
             ),
             make_transport=self._transport,
         )
+        self._quarantine = Quarantine(desk.store, settings.child_environment(chosen))
         self.tick = Tick(
             store=desk.store,
             courier=self.courier,
+            quarantine=self._quarantine,
             take_in=self._take_in,
             give_up=_give_up,
             every_s=chosen.tick_s,
@@ -109,7 +111,11 @@ class Runtime:
         """Finish what is on the wire within its deadline; see :meth:`Courier.close`."""
         self.courier.stop_claiming()
         self.tick.close()
-        written = self.courier.close(timeout_s=self.desk.settings.timeout_s + _SETTLE_GRACE_S)
+        timeout_s = self.desk.settings.timeout_s + _SETTLE_GRACE_S
+        end_s = clock.monotonic_s() + timeout_s
+        self._quarantine.ask()
+        written = self.courier.close(timeout_s=timeout_s)
+        self._quarantine.close(timeout_s=max(0.0, end_s - clock.monotonic_s()))
         self.desk.engine.dispose()
         return written
 
@@ -201,7 +207,7 @@ def current() -> Runtime:
             telemetry.configure(chosen.log_level, chosen.log_format)
             # A slot each, the settler and the tick: nobody waits for a connection.
             desk = open_desk(chosen, pool_size=chosen.slots + 2)
-            runtime = Runtime(desk, f"{socket.gethostname()}:{os.getpid()}")
+            runtime = Runtime(desk, lifeline.process_name(os.getpid()))
             runtime.check_key()
             runtime.start()
             _built.append(runtime)

@@ -70,7 +70,7 @@ class Settings(BaseSettings):
         (), description="HTTP statuses after which nothing is tried again"
     )
     poison_after: int = Field(
-        3, ge=1, le=20, description="lost attempts in a row that make a dead letter"
+        3, ge=3, le=10, description="losses in a row, the last one alone, that make a dead letter"
     )
     endpoint_in_flight_cap: int = Field(
         100, ge=1, le=10_000, description="default requests on the wire per endpoint"

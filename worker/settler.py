@@ -15,6 +15,7 @@ from worker.models import (
     Claimed,
     Decision,
     Endpoint,
+    Failure,
     Pool,
     Reply,
     Secret,
@@ -227,7 +228,11 @@ class Settler:
         sent, reply = answer
         try:
             return self._judge(sent, reply), sent
-        except Exception as error:  # noqa: BLE001 - its lease brings the row back, three times
+        except Exception as error:  # noqa: BLE001 - it counts as a failed try, so it ends somewhere
+            why = f"the reply cannot be judged: {type(error).__name__}"
+        try:
+            return self._judge(sent, Reply(failure=Failure.PROTOCOL, detail=why)), sent
+        except Exception as error:  # noqa: BLE001 - its lease brings the row back
             _unsettled(sent, error)
             return None
 

@@ -24,12 +24,15 @@ _LAYERS = tuple(
             cron_check migrations.*
         store* endpoint* transport connections wire identity bells mailbox doorbell after_commit \
             embedded lookup lanes drafts intake*
-        client inbox deliver judging settler tick timeline deadletters alerts audit broker ping
+        client inbox deliver judging settler tick timeline quarantine deadletters alerts audit \
+            broker ping
         runtime selfcheck
         app
         tasks
         console.*
-        crew station supervisor demo* cli* __main__
+        crew
+        alone
+        station supervisor demo* cli* __main__
     """.strip().splitlines()
 )
 # Rules and facts: the same answer for the same arguments, so they may touch nothing outside.
