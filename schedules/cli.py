@@ -144,7 +144,7 @@ def history(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """List ticks, newest first: what ran, how often it was begun, how it ended, what was skipped."""
+    """List ticks, newest first: how often each was begun, how it ended, why it was skipped."""
     from schedules import tick_book  # noqa: PLC0415 - as above
 
     with desk() as at:

@@ -7,7 +7,18 @@ import json
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, Engine, and_, delete, func, insert, select, tuple_, update
+from sqlalchemy import (
+    Connection,
+    Engine,
+    and_,
+    delete,
+    func,
+    insert,
+    literal_column,
+    select,
+    tuple_,
+    update,
+)
 
 from schedules import rows
 from schedules.crontable import Line
@@ -56,9 +67,9 @@ class Standing:
 def standings(engine: Engine) -> dict[str, Standing]:
     """Say how every line stands that a beat has ever seen."""
     with engine.connect() as connection:
-        waits = select(tick.c.name, func.count()).where(tick.c.state == "due")
-        due = connection.execute(waits.group_by(tick.c.name)).tuples().all()
-        waiting: dict[str, int] = dict(due)
+        waits = select(tick.c.name, func.count()).where(tick.c.state == literal_column("'due'"))
+        due = connection.execute(waits.group_by(tick.c.name))
+        waiting: dict[str, int] = {row[0]: row[1] for row in due}
         found = connection.execute(select(schedule).order_by(schedule.c.name)).all()
         return {
             row.name: Standing(
