@@ -39,6 +39,8 @@ class ChannelState(StrEnum):
     """What a channel says of an order.
 
     ``FINISHED`` is paid and past its refund window; ``REFUNDED`` and ``PARTIAL_REFUND`` were paid.
+    A channel that says "refunded" without saying how much is ``PARTIAL_REFUND`` with an unknown
+    ``refunded_minor``; ``REFUNDED`` only when all of it went back.
     ``UNKNOWN`` is everything that is no clear answer: timeout, 5xx, bad signature, unreadable,
     an answer about another order.
     """
@@ -99,6 +101,9 @@ class Finding:
         detail: for people, at most 500 characters: the channel's own code and words, or why the
             answer is unknown. Never a secret.
         reply_sha256: of the reply's bytes, hex; empty when none came.
+        route_failed: ``UNKNOWN`` because the route gave no answer that counts (timeout, 5xx, bad
+            signature, unreadable); what a route's breaker counts. False when the channel itself
+            said that it does not know yet.
     """
 
     state: ChannelState
@@ -109,6 +114,7 @@ class Finding:
     refunded_minor: int | None = None
     detail: str = ""
     reply_sha256: str = ""
+    route_failed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +125,7 @@ class RefundFinding:
     amount_minor: int | None = None
     detail: str = ""
     reply_sha256: str = ""
+    route_failed: bool = False
 
 
 class ChannelPort(Protocol):

@@ -255,6 +255,11 @@ def folder() -> Path:
     return _HERE / "config"
 
 
+def secret(name: str) -> str | None:
+    """Return what an environment variable holds that a file of settings names; None if nothing."""
+    return os.environ.get(name)
+
+
 def alone(**values: Any) -> Settings:
     """Make settings of these values and the defaults; neither environment nor file is read."""
     values["_env_prefix"] = "NOT_FROM_THE_ENVIRONMENT_"
