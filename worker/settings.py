@@ -248,6 +248,15 @@ def load(path: Path | None = None, *, host: bool = False, **overrides: Any) -> S
     return settings
 
 
+def read_toml(file: Path) -> dict[str, Any]:
+    """Read another file of settings, for whoever knows what must stand in it.
+
+    Raises:
+        SettingsError: it cannot be read, or is not TOML.
+    """
+    return _read(file)
+
+
 def folder() -> Path:
     """Return the folder of the files in force: that of ``PAYNOTIFY_CONFIG``, else ``config/``."""
     if "PAYNOTIFY_CONFIG" in os.environ:

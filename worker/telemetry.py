@@ -35,6 +35,9 @@ class Event(StrEnum):
     RELEASED = "lease.released"  # leases ran out: attempts abandoned, rows back or buried
     UNSENDABLE = "attempt.unsendable"  # no request could be made of a row
     REFUSED = "guard.refused"  # the guard kept a request from going out
+    ORDER_UNREADABLE = "order.unreadable"  # a host's row does not fit its mapping; left out
+    ORDER_FAULT = "order.fault"  # one order could not be judged; asked about again later
+    CHANNEL_FAULT = "channel.fault"  # an adapter raised; taken as an unknown answer
     SETTLE_RETRY = "settle.retry"  # the database did not take verdicts; tried again
     UNSETTLED = "settle.given_up"  # verdicts dropped, because their lease was nearly over
     HEALTH_LOST = "health.lost"  # a breaker was not told; the next failures will
