@@ -21,6 +21,7 @@ from worker.doorbell import Doorbell
 from worker.endpoint_book import EndpointBook
 from worker.endpoints import Endpoints
 from worker.models import Reply, Request
+from worker.rollup import Rollup
 from worker.sealing import Sealer, master_key
 from worker.settings import Settings
 from worker.store import Rules, Store
@@ -54,16 +55,19 @@ class Runtime:
     Args:
         desk: from :func:`open_desk`.
         name: of this process, as attempts will say.
+        place: of this process among others, the same after a restart; empty is ``name``.
     """
 
-    def __init__(self, desk: Desk, name: str) -> None:
+    def __init__(self, desk: Desk, name: str, *, place: str = "") -> None:
         chosen = desk.settings
         self.desk = desk
+        self._rollup = Rollup(desk.store, place or name)
         self.courier = Courier(
             store=desk.store,
             book=EndpointBook(desk.engine, desk.sealer),
             mark_gone=desk.endpoints.mark_gone,
             doorbell=Doorbell(desk.broker_url, timeout_s=1.0),
+            rollup=self._rollup,
             manner=Manner(
                 worker=name,
                 batch_size=chosen.batch_size,
@@ -83,6 +87,7 @@ class Runtime:
         self.tick = Tick(
             store=desk.store,
             courier=self.courier,
+            rollup=self._rollup,
             take_in=self._take_in,
             give_up=_give_up,
             every_s=chosen.tick_s,
@@ -110,6 +115,7 @@ class Runtime:
         self.courier.stop_claiming()
         self.tick.close()
         written = self.courier.close(timeout_s=self.desk.settings.timeout_s + _SETTLE_GRACE_S)
+        self._rollup.write()
         self.desk.engine.dispose()
         return written
 
@@ -188,8 +194,11 @@ def open_store(engine: Engine, chosen: Settings) -> Store:
     return SqliteStore(engine, rules)
 
 
-def current() -> Runtime:
+def current(place: str = "") -> Runtime:
     """Return this process's runtime; built and started by the first call.
+
+    Args:
+        place: see :class:`Runtime`; read by the first call.
 
     Raises:
         SettingsError, UnavailableError: as :func:`open_desk`; the next call tries again.
@@ -201,7 +210,7 @@ def current() -> Runtime:
             telemetry.configure(chosen.log_level, chosen.log_format)
             # A slot each, the settler and the tick: nobody waits for a connection.
             desk = open_desk(chosen, pool_size=chosen.slots + 2)
-            runtime = Runtime(desk, f"{socket.gethostname()}:{os.getpid()}")
+            runtime = Runtime(desk, f"{socket.gethostname()}:{os.getpid()}", place=place)
             runtime.check_key()
             runtime.start()
             _built.append(runtime)
