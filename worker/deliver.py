@@ -21,6 +21,7 @@ from worker.endpoint_book import EndpointBook
 from worker.errors import PaynotifyError, UnavailableError, UrlRefusedError
 from worker.judging import judged
 from worker.models import Pool, Reply, Request, Schedule
+from worker.rollup import Rollup
 from worker.settler import Answer, Batch, Sent, Settler, newest, summary
 from worker.shape import UNREADABLE, check_sendable, not_sent, shaped
 from worker.store import Claim, Store
@@ -65,6 +66,7 @@ class Courier:
         book: endpoints by id and version.
         mark_gone: told the id of an endpoint that answered 410, and its config_no.
         doorbell: rung when there is more.
+        rollup: counts what was settled.
         manner: limits and defaults.
         make_transport: makes the transport, given where replies go.
     """
@@ -76,6 +78,7 @@ class Courier:
         book: EndpointBook,
         mark_gone: Callable[[int, int], object],
         doorbell: Doorbell,
+        rollup: Rollup,
         manner: Manner,
         make_transport: "Callable[[Callable[[Sequence[tuple[Request, Reply]]], None]], Transport]",
     ) -> None:
@@ -93,6 +96,7 @@ class Courier:
             ),
             on_gone=mark_gone,
             on_settled=self._after_settle,
+            rollup=rollup,
             batch_size=manner.batch_size,
             wait_s=manner.settle_s,
             slow_after_ms=manner.slow_after_ms,

@@ -373,3 +373,25 @@ class Tally:
     ok: int = 0
     failed: int = 0
     latency_ms: float = 0.0
+
+
+@dataclass(slots=True, kw_only=True)  # not frozen: counted up for every callback
+class Measured:
+    """What one process saw of one endpoint since it last wrote it down; counts.
+
+    Attributes:
+        failed: sends that speak against the merchant's health, dead ones among them.
+        dead: notifications given up, for whatever reason.
+        held: verdicts that put the endpoint on hold.
+        abandoned: attempts whose end nobody saw.
+        stale: verdicts that came too late to be written.
+        elapsed_ms: of all sends together.
+    """
+
+    acked: int = 0
+    failed: int = 0
+    dead: int = 0
+    held: int = 0
+    abandoned: int = 0
+    stale: int = 0
+    elapsed_ms: int = 0

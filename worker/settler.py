@@ -22,6 +22,7 @@ from worker.models import (
     Settlement,
     Tally,
 )
+from worker.rollup import Rollup
 from worker.store import Store
 
 # A verdict that could not be written is given up this long before its lease ends: a write that
@@ -110,6 +111,7 @@ class Settler:
         judge: turns an answer into a settlement; pure.
         on_gone: told the endpoint of a 410 and its config_no, before it is written.
         on_settled: told the batches that moved, after they are written.
+        rollup: counts every verdict.
         batch_size: verdicts written at once, at most.
         wait_s: how long a verdict waits for company.
         slow_after_ms: replies slower than this are worth telling the breaker.
@@ -122,6 +124,7 @@ class Settler:
         judge: Callable[[Sent, Reply], Settlement],
         on_gone: Callable[[int, int], object],
         on_settled: Callable[[set[Batch]], None],
+        rollup: Rollup,
         batch_size: int,
         wait_s: float,
         slow_after_ms: float,
@@ -130,6 +133,7 @@ class Settler:
         self._judge = judge
         self._on_gone = on_gone
         self._on_settled = on_settled
+        self._rollup = rollup
         self._batch_size = batch_size
         self._wait_s = wait_s
         self._slow_after_ms = slow_after_ms
@@ -241,6 +245,7 @@ class Settler:
         lost = [sent for _, sent in pairs if sent.keep_until_s <= now]
         for sent in lost:
             telemetry.count_stale()
+            self._rollup.given_up(sent.claimed.endpoint_id)
             sent.batch.settled(None)
         return [(settlement, sent) for settlement, sent in pairs if sent.keep_until_s > now]
 
@@ -254,7 +259,9 @@ class Settler:
         telemetry.count_settled(
             (s.verdict.decision for s, _ in pairs if s.claimed.id not in stale), len(stale)
         )
-        self._tell_health([s for s, _ in pairs])
+        settlements = [settlement for settlement, _ in pairs]
+        self._rollup.settled(settlements, stale)
+        self._tell_health(settlements)
         self._on_settled(batches)
 
     def _tell_health(self, settlements: Sequence[Settlement]) -> None:

@@ -6,13 +6,13 @@ worker that slept through its lease can never overwrite what came after it. Due 
 are measured on the database's clock.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
 from worker.breaker import Policy
-from worker.models import Claimed, Pool, Settled, Settlement, Tally
+from worker.models import Claimed, Measured, Pool, Settled, Settlement, Tally
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +109,14 @@ class Store(Protocol):
 
     def tell_health(self, tallies: dict[int, Tally]) -> None:
         """Move the breakers of lanes (by id) on, given what was seen of them."""
+        ...
+
+    def roll_up(self, seen: Mapping[int, Measured], *, worker: str) -> None:
+        """Add counts of endpoints (by id) to the present minute's rows of ``worker``.
+
+        Calling it again adds again: what was written twice by a commit whose answer got lost is
+        counted twice. Measures are advice, not truth.
+        """
         ...
 
     def stage(self, *, limit: int) -> int:

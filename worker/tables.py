@@ -86,6 +86,8 @@ lane = Table(
     Column("ramp", Integer),
     Column("latency_ms", Float, nullable=False, server_default="0"),
     UniqueConstraint("endpoint_id", "host", name="paynotify_lane_endpoint_host"),
+    # schedules.measures: lanes in trouble are slow ones; whether one is changes seldom.
+    Index("paynotify_lane_slow", "id", postgresql_where=text("slow"), sqlite_where=text("slow")),
 )
 
 notification = Table(

@@ -14,6 +14,7 @@ from worker.deliver import Courier
 from worker.errors import PaynotifyError
 from worker.models import Pool
 from worker.quarantine import Quarantine
+from worker.rollup import Rollup
 from worker.store import Store
 
 # Rows one statement moves: some 20 ms, so that no claim waits long for their locks.
@@ -29,6 +30,7 @@ class Tick:
     Args:
         store: released and staged.
         courier: rings and, when nobody hears, delivers.
+        rollup: written when it is time to.
         give_up: ends this process when its courier lost a thread.
         quarantine: sends the suspects.
         take_in: accepts a bounded part of the inbox; says whether there is more.
@@ -41,6 +43,7 @@ class Tick:
         store: Store,
         courier: Courier,
         quarantine: Quarantine,
+        rollup: Rollup,
         take_in: Callable[[], bool],
         give_up: Callable[[], None],
         every_s: float,
@@ -49,6 +52,7 @@ class Tick:
         self._give_up = give_up
         self._courier = courier
         self._quarantine = quarantine
+        self._rollup = rollup
         self._take_in = take_in
         self._every_s = every_s
         self._due_since_s: dict[Pool, float] = {}
@@ -75,11 +79,13 @@ class Tick:
             if not self._closing.is_set():
                 self._safely(step)
         self._safely(self._empty_inbox)
+        self._safely(self._rollup.write_if_due)
 
     def _release(self) -> None:
         released = self._store.release(limit=_STEP)
         if released.again or released.poisoned:
             telemetry.count_abandoned(released.again + released.poisoned)
+            self._rollup.abandoned(again=released.again, poisoned=released.poisoned)
             telemetry.log(
                 telemetry.Event.RELEASED,
                 level="warning",

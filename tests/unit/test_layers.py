@@ -24,8 +24,8 @@ _LAYERS = tuple(
             migrations.*
         store* endpoint* transport connections wire identity bells mailbox doorbell after_commit \
             embedded lookup lanes drafts intake*
-        client inbox deliver judging settler tick timeline quarantine deadletters alerts audit \
-            broker ping
+        client inbox deliver judging settler rollup incidents tick timeline quarantine \
+            deadletters alert* audit broker ping
         runtime selfcheck
         app
         tasks
