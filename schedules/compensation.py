@@ -47,6 +47,8 @@ class Compensation:
     """
 
     name = "compensation"
+    # In this order; the bell last, when everything there is to find is due.
+    STAGES = ("release", "stage", "inbox", "orders", "ring")
 
     def __init__(
         self,
@@ -67,20 +69,18 @@ class Compensation:
             "stage": self._stage,
             "inbox": self._inbox,
             "orders": self._order_notifications,
-            # Last, when everything there is to find is due.
             "ring": self._ring,
         }
 
     def step(self, cursor: str) -> Step:
         """Do one batch of one stage; see :meth:`schedules.sweep.Sweep.step`."""
-        names = [*self._stages]
         named, _, after = cursor.partition(":")
-        name, after = (named, after) if named in names else (names[0], "")
+        name, after = (named, after) if named in self.STAGES else (self.STAGES[0], "")
         step = self._stages[name](after)
         if step.cursor:
             return Step(cursor=f"{name}:{step.cursor}", counts=step.counts)
-        place = names.index(name) + 1
-        return Step(cursor=names[place] if place < len(names) else "", counts=step.counts)
+        following = self.STAGES[self.STAGES.index(name) + 1 :]
+        return Step(cursor=following[0] if following else "", counts=step.counts)
 
     def _release(self, _after: str) -> Step:
         released = self._store.release(limit=self._rows)

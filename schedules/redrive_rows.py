@@ -34,8 +34,8 @@ __all__ = [
 
 # Only what ran out of tries: everything else fails again for the same reason.
 _REVIVABLE = Reason.EXHAUSTED.value
-# How far back a success is looked for, minutes: one probe of an index each.
-_MINUTES = 60
+# How far back a success is looked for.
+_LATELY = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,12 +67,10 @@ def endpoint(tx: Connection, endpoint_id: int) -> Endpoint | None:
 
 def acked_at(tx: Connection, endpoint_id: int) -> datetime | None:
     """Return the start of the last minute within the hour in which it acknowledged something."""
-    minute = now(tx).replace(second=0, microsecond=0)
-    minutes = [minute - timedelta(minutes=back) for back in range(_MINUTES)]
     found: datetime | None = tx.scalar(
         select(func.max(rollup.c.minute_at)).where(
-            rollup.c.minute_at.in_(minutes),
             rollup.c.endpoint_id == endpoint_id,
+            rollup.c.minute_at > now(tx) - _LATELY,
             rollup.c.acked > 0,
         )
     )

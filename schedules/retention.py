@@ -90,10 +90,15 @@ class Retention:
             ("silences", ages.alerts, parts.SILENCES),
         )
 
+    @property
+    def parts(self) -> list[str]:
+        """Names of the parts in their order; a cursor begins with one and a colon."""
+        return [name for name, _, _ in self._parts]
+
     def step(self, cursor: str) -> Step:
         """Do one batch of one part; see :meth:`schedules.sweep.Sweep.step`."""
         named, _, after = cursor.partition(":")
-        names = [name for name, _, _ in self._parts]
+        names = self.parts
         # A part that a newer or older version had: from the start.
         place, after = (names.index(named), after) if named in names else (0, "")
         name, age, part = self._parts[place]

@@ -119,11 +119,11 @@ class Walk:
         page = tx.execute(
             select(row_id, self.began).where(row_id > int(after or 0)).order_by(row_id).limit(limit)
         ).all()
-        old = [found[0] for found in page if found[1] < before]
-        if not old:
+        if not any(moment < before for _, moment in page):
             return Batch(removed=0)
-        gone = tx.execute(delete(self.table).where(row_id.in_(old), self.over(before)))
-        return Batch(removed=_count(gone), after=str(page[-1][0]) if len(page) == limit else "")
+        first, last = page[0][0], page[-1][0]
+        gone = tx.execute(delete(self.table).where(row_id.between(first, last), self.over(before)))
+        return Batch(removed=_count(gone), after=str(last) if len(page) == limit else "")
 
 
 def _free(table: Table) -> ColumnElement[bool]:
