@@ -22,7 +22,7 @@ from worker.store import Store
 
 # Rows one statement moves, and events one transaction takes in: each less than 100 ms.
 _ROWS = 2000
-_EVENTS = 200
+_EVENTS = 100
 # Longest a ring may wait for the broker; when it is away, the workers' ticks find the rows.
 _RING_S = 1.0
 

@@ -19,12 +19,12 @@ from worker import clock
 from worker.runtime import Desk
 from worker.settings import Settings
 
-# Rows one batch looks at: some 30 ms of PostgreSQL's time when all of them go. Large payloads or
+# Rows one batch looks at: some 25 ms of PostgreSQL's time when all of them go. Large payloads or
 # a slow disk cost more, then the next batch is smaller.
-_ROWS_MAX = 500
+_ROWS_MAX = 250
 _ROWS_MIN = 20
-_TOO_LONG_S = 0.1
-_QUICK_S = 0.05
+_TOO_LONG_S = 0.08
+_QUICK_S = 0.04
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -55,7 +55,7 @@ SELECT n.id, n.endpoint_id, 'exhausted', now() - interval '1 day'
 _BESIDE = f"""
 INSERT INTO paynotify_inbox (merchant, event_type, event_key, payload)
 SELECT 'shop-' || n % {LANES} + 1, 'payment.paid', 'inbox' || n, '[1]'
-  FROM generate_series(1, 1000) n;
+  FROM generate_series(1, 5000) n;
 INSERT INTO paynotify_tick (name, tick_at, state)
 SELECT 'job-' || n % 10, now() - n * 60.0 / :count * interval '1 day', 'done'
   FROM generate_series(1, CAST(:count AS bigint)) n;
@@ -95,15 +95,22 @@ def fill(engine: Engine, *, finished: int, due: int) -> None:
     # A crowd smaller than a step is old and young as well.
     if finished <= step:
         _rejuvenate(engine, finished // 2)
-    _write(engine, "pending", due // 2, finished, "1 minute", None)
-    _write(engine, "waiting", due // 4, finished + due, "1 minute", None)
-    _write(engine, "sending", due // 10, finished + 2 * due, "1 minute", None)
-    _write(engine, "dead", due - due // 2 - due // 4 - due // 10, finished + 3 * due, "1 day", "")
+    _write(engine, "pending", due // 2, 0, "1 minute", None)
+    _write(engine, "waiting", due // 4, 0, "1 minute", None)
+    _write(engine, "sending", due // 10, 0, "1 minute", None)
+    _write(engine, "dead", due - due // 2 - due // 4 - due // 10, 0, "1 day", "")
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as tx:
         tx.execute(text("SET statement_timeout = 0"))
         for statement in _BESIDE.split(";")[:-1]:
             tx.execute(text(statement), {"count": finished // 10})
         tx.execute(text("VACUUM ANALYZE"))
+
+
+def rows(engine: Engine, table: str) -> int:
+    """Say how many rows a table has, as PostgreSQL guesses it."""
+    with engine.connect() as connection:
+        query = text("SELECT reltuples FROM pg_class WHERE relname = :table")
+        return int(connection.execute(query, {"table": table}).scalar_one())
 
 
 def _write(

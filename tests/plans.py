@@ -58,12 +58,7 @@ class Seen:
 @contextmanager
 def watched(dsn: str) -> Iterator[tuple[Engine, Seen]]:
     """Open an engine on a PostgreSQL database of our own whose every plan is seen."""
-    plain = psycopg.connect(dsn.replace("+psycopg", ""), autocommit=True)
-    with plain:
-        name = sql.Identifier(plain.info.dbname)
-        for setting, value in _SETTINGS.items():
-            parts = sql.SQL(".").join(map(sql.Identifier, setting.split(".")))
-            plain.execute(sql.SQL("ALTER DATABASE {} SET {} = {}").format(name, parts, value))
+    _explain(dsn)
     seen = Seen()
     engine = database.connect(dsn)
 
@@ -76,6 +71,17 @@ def watched(dsn: str) -> Iterator[tuple[Engine, Seen]]:
         yield engine, seen
     finally:
         engine.dispose()
+        with psycopg.connect(dsn.replace("+psycopg", ""), autocommit=True) as plain:
+            name = sql.Identifier(plain.info.dbname)
+            plain.execute(sql.SQL("ALTER DATABASE {} RESET ALL").format(name))
+
+
+def _explain(dsn: str) -> None:
+    with psycopg.connect(dsn.replace("+psycopg", ""), autocommit=True) as plain:
+        name = sql.Identifier(plain.info.dbname)
+        for setting, value in _SETTINGS.items():
+            parts = sql.SQL(".").join(map(sql.Identifier, setting.split(".")))
+            plain.execute(sql.SQL("ALTER DATABASE {} SET {} = {}").format(name, parts, value))
 
 
 def _keep(seen: Seen, message: str) -> None:
