@@ -37,16 +37,21 @@ class _Silent:
         return False
 
 
-def sweeps(engine: Engine) -> list[tuple[Sweep, list[str]]]:
-    """Every sweep with the cursors its parts begin at."""
-    store, chosen = store_on(engine), alone()
+def compensation_of(engine: Engine, *, rows: int = 2000) -> Compensation:
+    """The compensation with a bell that nobody hears."""
 
     def take_in(limit: int) -> Accepted:
         return inbox.accept(engine, Notifier(None), limit=limit)
 
+    return Compensation(store=store_on(engine), take_in=take_in, bell=_Silent(), rows=rows)
+
+
+def sweeps(engine: Engine) -> list[tuple[Sweep, list[str]]]:
+    """Every sweep with the cursors its parts begin at."""
+    store, chosen = store_on(engine), alone()
     retention = Retention(engine, Ages.of(chosen), now=store.now)
     return [
-        (Compensation(store=store, take_in=take_in, bell=_Silent()), [*Compensation.STAGES]),
+        (compensation_of(engine), [*Compensation.STAGES]),
         (Redrive(engine, store, pace(chosen)), [""]),
         (retention, [f"{name}:" for name in retention.parts]),
     ]
