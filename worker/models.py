@@ -171,6 +171,7 @@ class Endpoint:
         in_flight_cap: most requests on the wire at once, over all workers.
         ca_pem: CA bundle that replaces the system's for this endpoint; None is the system's.
         client_pem: client certificate and key, one PEM text; None is none.
+        revive: dead letters are sent again by themselves, slowly, once it answers again.
         secrets: live secrets, newest first, one or two.
         config_no: rises with every change; caches compare it.
     """
@@ -194,6 +195,7 @@ class Endpoint:
     allowed: Allowed = Allowed()
     ca_pem: str | None = None
     client_pem: str | None = field(default=None, repr=False)
+    revive: bool = True
     secrets: tuple[Secret, ...] = field(default=(), repr=False)
     config_no: int = 1
 

@@ -95,6 +95,24 @@ class Settings(BaseSettings):
     broker_timeout_s: float = Field(
         0.05, ge=0.001, le=2, description="longest a host's commit may wait for the doorbell"
     )
+    revive_batch_max: int = Field(
+        64, ge=1, le=1000, description="dead letters of one endpoint revived at once, at most"
+    )
+    revive_times_max: int = Field(
+        2, ge=0, le=100, description="times one notification is revived; 0: nothing is"
+    )
+    revive_within_days: int = Field(
+        7, ge=1, le=365, description="older dead letters are left to people"
+    )
+    keep_finished_days: int = Field(
+        90, ge=1, le=3650, description="delivered and cancelled notifications: the replay window"
+    )
+    keep_ticks_days: int = Field(30, ge=1, le=3650, description="history of the schedules")
+    keep_rollups_days: int = Field(30, ge=1, le=3650, description="counts per minute")
+    keep_evidence_days: int = Field(
+        365, ge=1, le=3650, description="evidence of reconciliation and resolved cases"
+    )
+    keep_alerts_days: int = Field(90, ge=1, le=3650, description="resolved alerts")
     flower_address: str = Field("127.0.0.1", description="address Flower binds to")
     flower_port: int = Field(5555, ge=0, le=65_535, description="port of Flower; 0: any free one")
     flower_basic_auth: Annotated[tuple[SecretStr, ...], NoDecode] = Field(

@@ -112,6 +112,9 @@ notification = Table(
     moment("created_at", nullable=False, default=True),
     moment("deliver_at"),
     moment("expires_at"),
+    # Set when store_forget.py took everything else away: then payload is its SHA-256, and the
+    # row is only there to keep its event key unique.
+    moment("forgotten_at"),
     # client: idempotency, for ever.
     UniqueConstraint("endpoint_id", "event_key", name="paynotify_notification_event_key"),
     # client.list_by_order, cli show ORDER.

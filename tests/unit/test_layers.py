@@ -22,8 +22,8 @@ _LAYERS = tuple(
         states retry ack guard breaker evidence payload fields berths shape sealing signers.* \
             columns tables* database schema statements store_rows endpoint_rows unheard heads \
             migrations.*
-        store* endpoint* transport connections wire identity bells mailbox doorbell after_commit \
-            embedded lookup lanes drafts intake*
+        store* holds endpoint* transport connections wire identity bells mailbox doorbell \
+            after_commit embedded lookup lanes drafts intake*
         client inbox deliver judging settler rollup incidents tick timeline quarantine \
             deadletters alert* audit broker ping
         runtime selfcheck
