@@ -166,7 +166,9 @@ class Dialler:
 class Pinned(requests.adapters.HTTPAdapter):
     """Sends one request over a connection of its own that the dialler opened."""
 
-    def __init__(self, dialler: Dialler, target: Target, context: ssl.SSLContext) -> None:
+    def __init__(
+        self, dialler: Dialler, target: Target, context: Callable[[], ssl.SSLContext]
+    ) -> None:
         super().__init__(pool_connections=1, pool_maxsize=1, max_retries=0)
         self._dialler = dialler
         self._target = target
@@ -179,7 +181,7 @@ class Pinned(requests.adapters.HTTPAdapter):
         host, port, dialler = self._target.host, self._target.port, self._dialler
         pool: HTTPConnectionPool
         if self._target.scheme == "https":
-            pool = HTTPSConnectionPool(host, port, maxsize=1, ssl_context=self._context)
+            pool = HTTPSConnectionPool(host, port, maxsize=1, ssl_context=self._context())
             pool.ConnectionCls = lambda *_, **given: _Https(dialler, **given)  # type: ignore[assignment]
         else:
             pool = HTTPConnectionPool(host, port, maxsize=1)
