@@ -20,6 +20,7 @@ from urllib3.connectionpool import ConnectionPool, HTTPConnectionPool, HTTPSConn
 from worker import clock, guard
 from worker.guard import Target
 
+_GRACE_S = 1.0
 Resolve = Callable[[str, int], tuple[str, ...]]
 
 
@@ -124,17 +125,19 @@ class Dialler:
                 self._deadline.watch(opened)
                 opened.settimeout(self._deadline.left_s() / (len(addresses) - i))
                 opened.connect((address, port))
-                opened.settimeout(self._deadline.left_s())
+                # The watchdog ends what is later; a time limit of its own would race it.
+                opened.settimeout(self._deadline.left_s() + _GRACE_S)
                 opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             except OSError as error:
                 opened.close()
-                problem = error.strerror or type(error).__name__
+                problem = "timeout" if isinstance(error, TimeoutError) else error.strerror or ""
             except DialError:
                 opened.close()
                 raise
             else:
                 return opened
-        raise DialError("connect", f"no connection to {host}:{port}: {problem}")
+        kind = "timeout" if problem == "timeout" else "connect"
+        raise DialError(kind, f"no connection to {host}:{port}: {problem}")
 
     def _vetted(self, host: str, port: int) -> tuple[str, ...]:
         addresses = self._looked_up(host, port)

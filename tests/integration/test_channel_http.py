@@ -6,6 +6,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -143,6 +144,20 @@ def test_the_deadline_holds_whatever_the_channel_does(receiver: Receiver, path: 
     assert answer.detail == "no whole answer within 0.5 s"
     assert (answer.status, answer.body) == (0, b"")
     assert 0.4 < time.monotonic() - started < 1.2
+
+
+def test_the_deadline_holds_while_nobody_takes_the_connection() -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full, ExitStack() as waiting:
+        port = full.getsockname()[1]
+        for _ in range(4):
+            queued = waiting.enter_context(socket.socket())
+            queued.setblocking(False)
+            queued.connect_ex(("127.0.0.1", port))
+        allowed = Allowed(http=True, ports=(port,), networks=("127.0.0.0/8",))
+        started = time.monotonic()
+        answer = Http(timeout_s=0.4, allowed=allowed).send(Ask(url=f"http://127.0.0.1:{port}/"))
+        assert answer.failure is Failure.TIMEOUT
+        assert time.monotonic() - started < 1.0
 
 
 def test_the_deadline_holds_while_a_name_is_looked_up() -> None:
