@@ -65,6 +65,7 @@ class Order:
         placed_at: aware; windows are measured from here.
         expires_at: after which an unpaid order is closed; None never.
         notify_url: where the merchant wants to hear of this order; None is its endpoint's URL.
+        changed_at: when its row was last written, as far as its host keeps that.
     """
 
     order_no: str
@@ -79,6 +80,7 @@ class Order:
     channel_txn_no: str = ""
     refunded_minor: int = 0
     notify_url: str | None = None
+    changed_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,15 +161,30 @@ class OrderPort(Protocol):
         ...
 
     def ended(self, tx: Connection, *, since: datetime, after: str, limit: int) -> Sequence[Order]:
-        """Read orders that were paid or refunded since ``since``, by order number."""
+        """Read orders that were paid or refunded, by ``changed_at`` and then order number.
+
+        Begins behind (``since``, ``after``); the last order of a page says where the next begins.
+        """
         ...
 
     def move(self, tx: Connection, order: Order, to: OrderState, finding: Finding) -> bool:
-        """Move an order on if it still is as ``order`` says (compare and set); False if not."""
+        """Move an order on if it still is as ``order`` says (compare and set); False if not.
+
+        Raises:
+            WrongStateError: no order may go this way; see ``schedules/order_states.py``.
+        """
         ...
 
     def refunds(self, tx: Connection, *, after: str, limit: int) -> Sequence[Refund]:
         """Read refunds that are not over, by refund number after ``after``."""
+        ...
+
+    def refund(self, tx: Connection, refund_no: str) -> Refund | None:
+        """Read one refund."""
+        ...
+
+    def refunds_of(self, tx: Connection, order_no: str) -> Sequence[Refund] | None:
+        """Read all refunds of an order; None when the host keeps none, nor what was refunded."""
         ...
 
     def move_refund(self, tx: Connection, refund: Refund, to: RefundState) -> bool:

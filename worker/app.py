@@ -10,22 +10,22 @@ from urllib.parse import parse_qs, urlsplit
 from celery import Celery
 from kombu import Queue
 
-from worker import broker, settings
+from worker import broker, mailbox, settings
 from worker.bells import KEY_PREFIX
-from worker.mailbox import TRANSPORTS
 
 QUEUES = ("deliver", "deliver.slow", "sweep", "alerts")
 
-app = Celery("paynotify", include=["worker.tasks"])
+# The schedules by name: they import the engine, never the other way round.
+app = Celery("paynotify", include=["worker.tasks", "schedules.tasks"])
 
 
 def configuration() -> dict[str, Any]:
     """Read the broker's settings; Celery calls this when it first needs them."""
     chosen = settings.load(host=True)
     url = broker.current_url(chosen)
+    mailbox.install()
     return {
         "broker_url": url or "redis://127.0.0.1:6379/0",
-        "broker_transport": TRANSPORTS.get((url or "redis").partition("://")[0]),
         "broker_transport_options": _transport_options(url or ""),
         "broker_connection_retry_on_startup": True,
         # For ever: callbacks go out without the broker meanwhile.

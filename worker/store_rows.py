@@ -15,6 +15,9 @@ STATE_AFTER = {
     Decision.HOLD: State.PENDING.value,
 }
 
+# What stands at an attempt whose end nobody saw.
+LEASE_OVER = "nobody came back with an answer before the lease ran out"
+
 
 def given_back(verdict: Verdict) -> int:
     """Say how many tries a verdict gives back, as both stores subtract them."""

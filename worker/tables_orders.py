@@ -7,6 +7,10 @@ from sqlalchemy import BigInteger, Column, Index, Table, Text, UniqueConstraint,
 
 from worker.columns import BigId, identity, metadata, moment, number, words
 
+_UNSETTLED = text("state IN ('created', 'pending')")
+_ENDED = text("state IN ('paid', 'partial_refund', 'refunded')")
+_REFUND_OPEN = text("state IN ('created', 'processing', 'abnormal')")
+
 # Used when the host has no table of its own to map; see schedules/ports.py.
 payment_order = Table(
     "paynotify_payment_order",
@@ -26,8 +30,21 @@ payment_order = Table(
     moment("created_at", nullable=False, default=True),
     moment("expires_at"),
     moment("updated_at", nullable=False, default=True),
-    # compensation: orders that ended lately.
-    Index("paynotify_payment_order_updated", "updated_at", "order_no"),
+    # OrderPort.unsettled: by number.
+    Index(
+        "paynotify_payment_order_unsettled",
+        "order_no",
+        postgresql_where=_UNSETTLED,
+        sqlite_where=_UNSETTLED,
+    ),
+    # OrderPort.ended: those that were paid, by when they last changed.
+    Index(
+        "paynotify_payment_order_ended",
+        "updated_at",
+        "order_no",
+        postgresql_where=_ENDED,
+        sqlite_where=_ENDED,
+    ),
 )
 
 refund = Table(
@@ -40,7 +57,15 @@ refund = Table(
     Column("state", Text, nullable=False, server_default="processing"),
     moment("created_at", nullable=False, default=True),
     moment("updated_at", nullable=False, default=True),
+    # OrderPort.refunds_of.
     Index("paynotify_refund_order", "order_no"),
+    # OrderPort.refunds: by number.
+    Index(
+        "paynotify_refund_open",
+        "refund_no",
+        postgresql_where=_REFUND_OPEN,
+        sqlite_where=_REFUND_OPEN,
+    ),
 )
 
 # One row per order or refund that is still to be asked about, whoever owns the order's table.
@@ -73,7 +98,8 @@ check = Table(
     ),
 )
 
-# A channel's routes: their breakers and rate limits, shared by all processes.
+# A channel's routes: their breakers and rate limits, shared by all processes. The route with the
+# empty name is the channel itself.
 route = Table(
     "paynotify_route",
     metadata,
@@ -82,6 +108,8 @@ route = Table(
     number("failures_in_row"),
     moment("open_until"),
     number("opened_times"),
+    # Questions are promised up to here; the next one goes out then.
+    moment("busy_until"),
     moment("updated_at", nullable=False, default=True),
 )
 
@@ -140,4 +168,6 @@ recon_case = Table(
         postgresql_where=text("resolved_at IS NULL"),
         sqlite_where=text("resolved_at IS NULL"),
     ),
+    # cases: what was found of an order before, and what a person said to it.
+    Index("paynotify_recon_case_subject", "subject_no"),
 )

@@ -35,12 +35,30 @@ class Event(StrEnum):
     RELEASED = "lease.released"  # leases ran out: attempts abandoned, rows back or buried
     UNSENDABLE = "attempt.unsendable"  # no request could be made of a row
     REFUSED = "guard.refused"  # the guard kept a request from going out
+    ORDER_UNREADABLE = "order.unreadable"  # a host's row does not fit its mapping; left out
+    ORDER_FAULT = "order.fault"  # one order could not be judged; asked about again later
+    CHANNEL_FAULT = "channel.fault"  # an adapter raised; taken as an unknown answer
     SETTLE_RETRY = "settle.retry"  # the database did not take verdicts; tried again
     UNSETTLED = "settle.given_up"  # verdicts dropped, because their lease was nearly over
     HEALTH_LOST = "health.lost"  # a breaker was not told; the next failures will
+    MEASURES_KEPT = "measures.kept"  # counts the database did not take; written with the next
+    ALERT = "alert"  # what the log is told of an incident
+    ALERT_UNSENT = "alert.unsent"  # a sink did not take it; tried again
+    ALERT_GIVEN_UP = "alert.given_up"  # a sink did not take it for days; the log has it
+    RULE_REFUSED = "alert.rule_refused"  # one entry of alerts.toml; the others work
+    RULE_FAILED = "alert.rule_failed"  # its measure could not be taken this time
     DATABASE_AWAY = "database.away"  # when a worker starts; it waits
     BROKER_AWAY = "broker.away"
     BROKER_BACK = "broker.back"
+    SCHEDULES_REFUSED = "schedules.refused"  # a line of the cron table, or all of it
+    SCHEDULES_READ = "schedules.read"
+    BEAT_STARTED = "beat.started"
+    BEAT_FAILED = "beat.failed"  # one look; the next one tries again
+    CLOCK_SET_BACK = "beat.clock_set_back"  # of the database; no tick comes twice for it
+    JOB_DONE = "job.done"
+    JOB_FAILED = "job.failed"
+    JOB_LOST = "job.lost"  # its runner is gone, or it did not stop at its time limit
+    RUNNER_FAILED = "runner.failed"  # one look for due ticks; the next one tries again
     JUNK = "broker.junk"  # what lay in a queue was no message of ours; thrown away
 
 

@@ -52,11 +52,23 @@ def upgrade() -> None:
         sa.Column("updated_at", Moment(), server_default=database_now(), nullable=False),
         sa.PrimaryKeyConstraint("order_no"),
     )
+    unsettled = sa.text("state IN ('created', 'pending')")
     op.create_index(
-        "paynotify_payment_order_updated",
+        "paynotify_payment_order_unsettled",
+        "paynotify_payment_order",
+        ["order_no"],
+        unique=False,
+        postgresql_where=unsettled,
+        sqlite_where=unsettled,
+    )
+    ended = sa.text("state IN ('paid', 'partial_refund', 'refunded')")
+    op.create_index(
+        "paynotify_payment_order_ended",
         "paynotify_payment_order",
         ["updated_at", "order_no"],
         unique=False,
+        postgresql_where=ended,
+        sqlite_where=ended,
     )
     op.create_table(
         "paynotify_recon_case",
@@ -87,6 +99,9 @@ def upgrade() -> None:
         postgresql_where=sa.text("resolved_at IS NULL"),
         sqlite_where=sa.text("resolved_at IS NULL"),
     )
+    op.create_index(
+        "paynotify_recon_case_subject", "paynotify_recon_case", ["subject_no"], unique=False
+    )
     op.create_table(
         "paynotify_recon_evidence",
         sa.Column("id", BigId, sa.Identity(always=False), nullable=False),
@@ -116,6 +131,15 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("refund_no"),
     )
     op.create_index("paynotify_refund_order", "paynotify_refund", ["order_no"], unique=False)
+    refund_open = sa.text("state IN ('created', 'processing', 'abnormal')")
+    op.create_index(
+        "paynotify_refund_open",
+        "paynotify_refund",
+        ["refund_no"],
+        unique=False,
+        postgresql_where=refund_open,
+        sqlite_where=refund_open,
+    )
     op.create_table(
         "paynotify_route",
         sa.Column("channel", sa.Text(), nullable=False),
@@ -123,6 +147,7 @@ def upgrade() -> None:
         sa.Column("failures_in_row", sa.Integer(), server_default="0", nullable=False),
         sa.Column("open_until", Moment(), nullable=True),
         sa.Column("opened_times", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("busy_until", Moment(), nullable=True),
         sa.Column("updated_at", Moment(), server_default=database_now(), nullable=False),
         sa.PrimaryKeyConstraint("channel", "route"),
     )
@@ -130,6 +155,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_table("paynotify_route")
+    op.drop_index("paynotify_refund_open", table_name="paynotify_refund")
     op.drop_index("paynotify_refund_order", table_name="paynotify_refund")
     op.drop_table("paynotify_refund")
     op.drop_index("paynotify_recon_evidence_subject", table_name="paynotify_recon_evidence")
@@ -140,8 +166,10 @@ def downgrade() -> None:
         postgresql_where=sa.text("resolved_at IS NULL"),
         sqlite_where=sa.text("resolved_at IS NULL"),
     )
+    op.drop_index("paynotify_recon_case_subject", table_name="paynotify_recon_case")
     op.drop_table("paynotify_recon_case")
-    op.drop_index("paynotify_payment_order_updated", table_name="paynotify_payment_order")
+    op.drop_index("paynotify_payment_order_ended", table_name="paynotify_payment_order")
+    op.drop_index("paynotify_payment_order_unsettled", table_name="paynotify_payment_order")
     op.drop_table("paynotify_payment_order")
     op.drop_index(
         "paynotify_check_due",

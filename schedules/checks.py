@@ -1,0 +1,184 @@
+"""What is to be asked about at the channels, and when: one row per order or refund.
+
+Works in the caller's transaction, with the time it is given: the database's. Must never enrol one
+twice, nor let an answer count for a question that somebody else has settled since.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, and_, select, update
+
+from schedules import rows, windows
+from schedules.windows import Kind
+from worker.tables_orders import check
+
+# Asked about until the end of its windows; once more would not help.
+TOO_OLD = "too_old"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """An order or refund that is to be asked about."""
+
+    kind: Kind
+    no: str
+    channel: str
+    placed_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One row as it was read.
+
+    Attributes:
+        checks: questions answered so far; also what fences a late answer off.
+        unknowns: answers in a row that said nothing.
+    """
+
+    id: int
+    kind: Kind
+    subject_no: str
+    channel: str
+    placed_at: datetime
+    checks: int
+    unknowns: int
+
+
+class Checks:
+    """Reads and writes the rows.
+
+    Args:
+        luck: returns 0 to 1; how much jitter is added.
+    """
+
+    def __init__(self, luck: Callable[[], float]) -> None:
+        self._luck = luck
+
+    def missing(self, tx: Connection, kind: Kind, numbers: Sequence[str]) -> set[str]:
+        """Return those that have no row, or one that was finished though they go on.
+
+        What was asked about until it was too old is not missing: a case says so.
+        """
+        if not numbers:
+            return set()
+        query = select(check.c.subject_no).where(
+            check.c.kind == kind,
+            check.c.subject_no.in_(numbers),
+            check.c.finished_at.is_(None) | (check.c.finished_because == TOO_OLD),
+        )
+        return set(numbers) - set(tx.scalars(query))
+
+    def enrol(self, tx: Connection, subjects: Sequence[Subject]) -> int:
+        """Write a row for each; returns how many are new or began anew. Again is harmless."""
+        if not subjects:
+            return 0
+        values = [
+            {
+                "kind": one.kind.value,
+                "subject_no": one.no,
+                "channel": one.channel,
+                "placed_at": one.placed_at,
+                "next_check_at": windows.first_check(one.placed_at, luck=self._luck()),
+            }
+            for one in subjects
+        ]
+        made = rows.insert_new(tx, check, *values)
+        if made == len(subjects):
+            return made
+        # A host that opens an ended order again under its old number wants it asked about again.
+        for row in values:
+            done = tx.execute(
+                update(check)
+                .where(
+                    check.c.kind == row["kind"],
+                    check.c.subject_no == row["subject_no"],
+                    check.c.finished_at.is_not(None),
+                    check.c.finished_because != TOO_OLD,
+                )
+                .values(
+                    finished_at=None,
+                    finished_because="",
+                    next_check_at=row["next_check_at"],
+                    unknowns=0,
+                )
+            )
+            made += done.rowcount
+        return made
+
+    def channels(self, tx: Connection) -> list[str]:
+        """Return the channels that anything is open at; hops from one to the next."""
+        found: list[str] = []
+        behind = ""
+        while True:
+            query = select(check.c.channel).where(
+                check.c.finished_at.is_(None), check.c.channel > behind
+            )
+            name = tx.scalar(query.order_by(check.c.channel).limit(1))
+            if name is None:
+                return found
+            found.append(name)
+            behind = name
+
+    def due(self, tx: Connection, channel: str, *, now: datetime, limit: int) -> list[Check]:
+        """Read what is to be asked at a channel now, longest due first."""
+        query = select(check).where(
+            check.c.channel == channel,
+            check.c.finished_at.is_(None),
+            check.c.next_check_at <= now,
+        )
+        order = (check.c.next_check_at, check.c.id)
+        return [_read(row) for row in tx.execute(query.order_by(*order).limit(limit))]
+
+    def hold(self, tx: Connection, seen: Check) -> bool:
+        """Lock a row for this transaction; False when it is no longer as it was seen."""
+        query = select(check.c.id).where(_as_seen(seen)).with_for_update()
+        return tx.scalar(query) is not None
+
+    def put_off(
+        self, tx: Connection, seen: Check, *, now: datetime, unknown: bool = False
+    ) -> datetime:
+        """Write when it is asked about again; returns that time.
+
+        Args:
+            tx: in which it is held.
+            seen: as it was read.
+            now: the database's time.
+            unknown: the answer said nothing.
+        """
+        unknowns = seen.unknowns + 1 if unknown else 0
+        at = windows.next_check(
+            seen.kind, seen.placed_at, now=now, luck=self._luck(), unknowns=unknowns
+        )
+        tx.execute(
+            update(check)
+            .where(_as_seen(seen))
+            .values(next_check_at=at, checks=seen.checks + 1, unknowns=unknowns)
+        )
+        return at
+
+    def finish(self, tx: Connection, seen: Check, *, now: datetime, because: str) -> None:
+        """Ask no more about it."""
+        tx.execute(
+            update(check)
+            .where(_as_seen(seen))
+            .values(finished_at=now, finished_because=because, checks=seen.checks + 1)
+        )
+
+
+def _as_seen(seen: Check) -> Any:
+    return and_(check.c.id == seen.id, check.c.checks == seen.checks, check.c.finished_at.is_(None))
+
+
+def _read(row: Row[Any]) -> Check:
+    return Check(
+        id=row.id,
+        kind=Kind(row.kind),
+        subject_no=row.subject_no,
+        channel=row.channel,
+        placed_at=row.placed_at,
+        checks=row.checks,
+        unknowns=row.unknowns,
+    )

@@ -1,0 +1,197 @@
+"""How a table of orders is laid out: which column holds what, and in what form.
+
+Must never read or write a row by itself; and what cannot be read exactly is refused, not guessed.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta, tzinfo
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any, Protocol
+
+from sqlalchemy import BigInteger, Column, DateTime, Table, Text
+from sqlalchemy.types import TypeEngine
+
+from schedules import money
+from schedules.ports import OrderState, RefundState
+from worker.columns import Moment
+from worker.errors import BadFieldError
+
+HostState = str | int
+
+
+class TimeForm(StrEnum):
+    """How a host's table holds times."""
+
+    TIMESTAMP = "timestamp"
+    UNIX_S = "unix_s"
+    UNIX_MS = "unix_ms"
+    UNIX_US = "unix_us"
+
+
+class Times(Protocol):
+    """Reads and writes the times of one table."""
+
+    @property
+    def type(self) -> TypeEngine[Any]:
+        """Of its columns, as values travel to and from the driver."""
+        ...
+
+    def read(self, raw: Any) -> datetime | None:
+        """Turn what a row holds into an aware time."""
+        ...
+
+    def write(self, moment: datetime) -> object:
+        """Turn an aware time into what a row holds."""
+        ...
+
+
+class OurTimes:
+    """The times of our own tables."""
+
+    type: TypeEngine[Any] = Moment()
+
+    def read(self, raw: Any) -> datetime | None:
+        """Return it: the column's type has read it already."""
+        moment: datetime | None = raw
+        return moment
+
+    def write(self, moment: datetime) -> object:
+        """Return it: the column's type writes it."""
+        return moment
+
+
+class UnixTimes:
+    """Times as whole units since 1970.
+
+    Args:
+        form: which unit.
+    """
+
+    type: TypeEngine[Any] = BigInteger()
+
+    def __init__(self, form: TimeForm) -> None:
+        per_s = {TimeForm.UNIX_S: 1, TimeForm.UNIX_MS: 1000, TimeForm.UNIX_US: 1_000_000}
+        self._us = 1_000_000 // per_s[form]
+
+    def read(self, raw: Any) -> datetime | None:
+        """Turn a number into a time."""
+        return None if raw is None else _EPOCH + timedelta(microseconds=int(raw) * self._us)
+
+    def write(self, moment: datetime) -> object:
+        """Turn a time into a number; parts of a unit fall away."""
+        return (moment - _EPOCH) // timedelta(microseconds=self._us)
+
+
+class Timestamps:
+    """Times in the database's own type; on SQLite text as most frameworks write it there.
+
+    Args:
+        zone: of times that name none.
+        aware: the columns carry a zone (``timestamptz``).
+        text: the database is SQLite.
+    """
+
+    def __init__(self, zone: tzinfo, *, aware: bool, text: bool) -> None:
+        self._zone, self._aware, self._text = zone, aware, text
+        self.type: TypeEngine[Any] = Text() if text else DateTime(timezone=aware)
+
+    def read(self, raw: Any) -> datetime | None:
+        """Turn what the driver returns into a time."""
+        if raw is None or raw == "":
+            return None
+        moment = datetime.fromisoformat(raw) if isinstance(raw, str) else raw
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=self._zone)
+        return moment.astimezone(UTC)
+
+    def write(self, moment: datetime) -> object:
+        """Turn a time into what the column takes."""
+        local = moment if self._aware else moment.astimezone(self._zone).replace(tzinfo=None)
+        return local.strftime("%Y-%m-%d %H:%M:%S.%f") if self._text else local
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefundLayout:
+    """Where refunds stand; see :class:`Layout`."""
+
+    table: Table
+    refund_no: Column[Any]
+    order_no: Column[Any]
+    amount: Column[Any]
+    state: Column[Any]
+    placed_at: Column[Any]
+    changed_at: Column[Any] | None
+    states: Mapping[RefundState, tuple[HostState, ...]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """Where orders stand.
+
+    Attributes:
+        merchant, channel, currency: a column, or the one value of all rows.
+        states: the host's values per state of ours; the first is the one that is written.
+        major: amounts are decimals in major units; else whole minor units.
+        channels: the host's names of channels, where they are not ours.
+    """
+
+    table: Table
+    order_no: Column[Any]
+    merchant: Column[Any] | str
+    channel: Column[Any] | str
+    currency: Column[Any] | str
+    amount: Column[Any]
+    state: Column[Any]
+    placed_at: Column[Any]
+    times: Times
+    states: Mapping[OrderState, tuple[HostState, ...]]
+    major: bool = False
+    expires_at: Column[Any] | None = None
+    paid_at: Column[Any] | None = None
+    changed_at: Column[Any] | None = None
+    channel_txn_no: Column[Any] | None = None
+    refunded: Column[Any] | None = None
+    notify_url: Column[Any] | None = None
+    channels: Mapping[str, str] = field(default_factory=dict)
+    refunds: RefundLayout | None = None
+
+    def read_amount(self, raw: Any, currency: str, name: str) -> int:
+        """Turn what an amount's column holds into whole minor units.
+
+        Raises:
+            BadFieldError: it does not hold that.
+        """
+        if self.major:
+            minor = money.to_minor(str(raw), currency)
+            if minor is None:
+                raise BadFieldError(name, f"{str(raw)[:40]!r} {currency} is no amount of money")
+            return minor
+        if isinstance(raw, bool) or not isinstance(raw, int | Decimal) or raw != int(raw):
+            raise BadFieldError(name, f"{str(raw)[:40]!r} is no whole number of minor units")
+        return int(raw)
+
+    def write_amount(self, minor: int, currency: str) -> object:
+        """Turn whole minor units into what an amount's column takes."""
+        return Decimal(money.to_major(minor, currency)) if self.major else minor
+
+
+_CURRENCY = re.compile(r"[A-Z]{3}").fullmatch
+
+
+def check_currency(value: object, field_name: str = "currency") -> str:
+    """Return a currency code of three capital letters.
+
+    Raises:
+        BadFieldError: it is none.
+    """
+    if not isinstance(value, str) or not _CURRENCY(value):
+        raise BadFieldError(
+            field_name, f"{str(value)[:10]!r} is no currency; write its ISO 4217 code, like CNY"
+        )
+    return value
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -1,0 +1,167 @@
+"""The sweep that finds paid and refunded orders nobody was told of, and tells the merchant.
+
+Part of compensation: a host that died between its order and our row, or merchants whose endpoints
+were missing then. Must never tell what was told already, under whatever key the host told it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import Connection, Engine, select
+
+from schedules import cases, notices, rows
+from schedules.decisions import (
+    PAYMENT_SUCCEEDED,
+    REFUND_FAILED,
+    REFUND_SUCCEEDED,
+    CaseReason,
+    Policy,
+)
+from schedules.order_states import WAS_PAID
+from schedules.ports import Order, OrderPort, OrderState, RefundState
+from schedules.sweep import Step
+from schedules.windows import Kind
+from worker.client import Notifier
+from worker.clock import from_us, to_us
+from worker.drafts import Enqueue, draft
+from worker.errors import BadFieldError, EventKeyConflictError, PaynotifyError
+from worker.tables import notification
+
+_REFUND_EVENTS = {RefundState.SUCCESS: REFUND_SUCCEEDED, RefundState.FAILED: REFUND_FAILED}
+_WITH_REFUNDS = WAS_PAID - {OrderState.PAID}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wanted:
+    """An event that should be there, and what it is about."""
+
+    kind: Kind
+    subject_no: str
+    order_no: str
+    event: Enqueue
+
+
+class OrderNotifications:
+    """Finds and enqueues; a :class:`schedules.sweep.Sweep`.
+
+    Args:
+        engine: of the database with our tables and the orders.
+        orders: the host's.
+        notifier: enqueues in our transaction.
+        policy_of: the policy of a merchant.
+        look_back_s: how long ago an order may have ended.
+        grace_s: seconds a host has for its own notification.
+        page: orders looked at in one step.
+        read_now: the database's time; a test brings its own.
+    """
+
+    name = "order_notifications"
+
+    def __init__(
+        self,
+        engine: Engine,
+        orders: OrderPort,
+        notifier: Notifier,
+        *,
+        policy_of: Callable[[str], Policy] = lambda _: Policy(),
+        look_back_s: float = 86_400.0,
+        grace_s: float = 300.0,
+        page: int = 500,
+        read_now: Callable[[Connection], datetime] = rows.now,
+    ) -> None:
+        self._engine, self._orders, self._notifier = engine, orders, notifier
+        self._policy_of, self._page, self._read_now = policy_of, page, read_now
+        self._look_back = timedelta(seconds=look_back_s)
+        self._grace = timedelta(seconds=grace_s)
+
+    def step(self, cursor: str) -> Step:
+        """Look at one page of orders, the longest ended first; again is harmless."""
+        with self._engine.begin() as tx:
+            now = self._read_now(tx)
+            since, after = _place(cursor) or (now - self._look_back, "")
+            found = self._orders.ended(tx, since=since, after=after, limit=self._page)
+            old = [
+                o for o in found if o.changed_at is not None and o.changed_at <= now - self._grace
+            ]
+            counts = self._tell(tx, self._untold(tx, old), now)
+        counts["orders"] = len(old)
+        last = old[-1] if old else None
+        # What follows is younger still, or there is nothing more.
+        if last is None or last.changed_at is None or len(old) < self._page:
+            return Step(counts=counts)
+        return Step(cursor=f"{to_us(last.changed_at)}|{last.order_no}", counts=counts)
+
+    def _untold(self, tx: Connection, orders: Sequence[Order]) -> list[_Wanted]:
+        """Write the events that should be there, without those that are."""
+        wanted: list[_Wanted] = []
+        for order in orders:
+            events = self._policy_of(order.merchant).events
+            if PAYMENT_SUCCEEDED in events:
+                event = notices.of_order(order, PAYMENT_SUCCEEDED)
+                wanted.append(_wanted(Kind.ORDER, order.order_no, order, event))
+            if order.state in _WITH_REFUNDS:
+                wanted += self._refund_events(tx, order, events)
+        told = self._told(tx, sorted({one.order_no for one in wanted}))
+        return [one for one in wanted if not _is_told(one, told)]
+
+    def _refund_events(self, tx: Connection, order: Order, events: frozenset[str]) -> list[_Wanted]:
+        found = []
+        for refund in self._orders.refunds_of(tx, order.order_no) or ():
+            name = _REFUND_EVENTS.get(refund.state)
+            if name is not None and name in events:
+                event = notices.of_refund(order, refund, name)
+                found.append(_wanted(Kind.REFUND, refund.refund_no, order, event))
+        return found
+
+    def _told(self, tx: Connection, numbers: Sequence[str]) -> set[tuple[str, str]]:
+        if not numbers:
+            return set()
+        query = select(
+            notification.c.order_no, notification.c.event_key, notification.c.event_type
+        ).where(notification.c.order_no.in_(numbers))
+        told: set[tuple[str, str]] = set()
+        for row in tx.execute(query):
+            told |= {(row.order_no, row.event_key), (row.order_no, row.event_type)}
+        return told
+
+    def _tell(self, tx: Connection, untold: Sequence[_Wanted], now: datetime) -> dict[str, int]:
+        counts: dict[str, int] = {}
+        drafts, whose = [], []
+        for one in untold:
+            try:
+                drafts.append(draft(one.event))
+                whose.append(one)
+            except BadFieldError:
+                _add(counts, "refused")
+        for one, outcome in zip(whose, self._notifier.take(tx, drafts), strict=True):
+            if isinstance(outcome, EventKeyConflictError):
+                _add(counts, "told_before")
+            elif isinstance(outcome, PaynotifyError):
+                _add(counts, "refused")
+            elif not outcome:
+                _add(counts, "unwanted")
+            else:
+                _add(counts, "told")
+                cases.heal(tx, one.kind, one.subject_no, (CaseReason.NOT_NOTIFIED,), now=now)
+        return counts
+
+
+def _wanted(kind: Kind, subject_no: str, order: Order, event: Enqueue) -> _Wanted:
+    return _Wanted(kind=kind, subject_no=subject_no, order_no=order.order_no, event=event)
+
+
+def _is_told(wanted: _Wanted, told: set[tuple[str, str]]) -> bool:
+    if (wanted.order_no, wanted.event.event_key) in told:
+        return True
+    # A host's own words for the same event. Refunds of an order may be several.
+    return wanted.kind is Kind.ORDER and (wanted.order_no, wanted.event.event_type) in told
+
+
+def _add(counts: dict[str, int], name: str) -> None:
+    counts[name] = counts.get(name, 0) + 1
+
+
+def _place(cursor: str) -> tuple[datetime, str] | None:
+    us, _, order_no = cursor.partition("|")
+    return (from_us(int(us)), order_no) if us else None

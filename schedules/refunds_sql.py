@@ -1,0 +1,119 @@
+"""Refunds in a host's table, or in ours.
+
+Every method works in the caller's transaction. Must never move a refund that is not as the caller
+last saw it.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Select, Text, cast, literal, select, update
+
+from schedules.order_layout import Layout, RefundLayout
+from schedules.order_states import REFUND_OPEN
+from schedules.ports import Refund, RefundState
+from schedules.sql_rows import RowT, named, one_of, page, readable
+from worker.errors import BadFieldError
+
+
+class SqlRefunds:
+    """Reads and moves refunds.
+
+    Args:
+        layout: of the orders they belong to.
+        where: they stand themselves.
+    """
+
+    def __init__(self, layout: Layout, where: RefundLayout) -> None:
+        self._layout, self._where = layout, where
+        self._by_value = {value: s for s, values in where.states.items() for value in values}
+
+    def open(self, tx: Connection, *, after: str, limit: int) -> Sequence[Refund]:
+        """Read refunds that are not over, by number; unreadable ones are left out."""
+        number = self._where.refund_no
+        values = [
+            v
+            for state in RefundState
+            if state in REFUND_OPEN
+            for v in self._where.states.get(state, ())
+        ]
+        query = self._query().where(one_of(self._where.state, values)).order_by(number)
+
+        def fetch(last: RowT | None) -> Sequence[RowT]:
+            behind = after if last is None else last.refund_no
+            return tx.execute(query.where(number > behind).limit(limit)).all()
+
+        return page(fetch, self._read, limit)[:limit]
+
+    def get(self, tx: Connection, refund_no: str) -> Refund | None:
+        """Read one refund.
+
+        Raises:
+            BadFieldError: its row holds what the layout does not know.
+        """
+        row = tx.execute(self._query().where(self._where.refund_no == refund_no)).one_or_none()
+        return None if row is None else self._read(row)
+
+    def of(self, tx: Connection, order_no: str) -> Sequence[Refund]:
+        """Read all refunds of an order."""
+        query = self._query().where(self._where.order_no == order_no)
+        rows = tx.execute(query.order_by(self._where.refund_no)).all()
+        return readable(rows, self._read)
+
+    def move(self, tx: Connection, refund: Refund, to: RefundState, *, now: datetime) -> bool:
+        """Move a refund on if it still is in the state ``refund`` says."""
+        where = self._where
+        if to not in where.states:
+            raise BadFieldError(
+                f"refunds.states.{to}", "has no value of the host's table; add it to orders.toml"
+            )
+        values: dict[Any, object] = {where.state: where.states[to][0]}
+        if where.changed_at is not None:
+            values[where.changed_at] = self._layout.times.write(now)
+        done = tx.execute(
+            update(where.table)
+            .where(
+                where.refund_no == refund.refund_no,
+                one_of(where.state, where.states[refund.state]),
+            )
+            .values(named(values))
+        )
+        return done.rowcount == 1
+
+    def _query(self) -> Select[Any]:
+        layout, where = self._layout, self._where
+        currency: Any = layout.currency
+        if isinstance(currency, str):
+            currency = literal(currency)
+        amount: Any = cast(where.amount, Text) if layout.major else where.amount
+        return (
+            select(
+                where.refund_no.label("refund_no"),
+                where.order_no.label("order_no"),
+                amount.label("amount"),
+                where.state.label("state"),
+                where.placed_at.label("placed_at"),
+                currency.label("currency"),
+            )
+            .select_from(where.table)
+            .join(layout.table, layout.order_no == where.order_no)
+        )
+
+    def _read(self, row: RowT) -> Refund:
+        name = f"refund {row.refund_no}"
+        placed_at = self._layout.times.read(row.placed_at)
+        if placed_at is None:
+            raise BadFieldError(f"{name}: placed_at", "is empty; windows are measured from it")
+        if row.state not in self._by_value:
+            raise BadFieldError(
+                f"{name}: state",
+                f"{str(row.state)[:40]!r} stands under no name of [refunds.states] in orders.toml",
+            )
+        return Refund(
+            refund_no=str(row.refund_no),
+            order_no=str(row.order_no),
+            amount_minor=self._layout.read_amount(row.amount, row.currency, f"{name}: amount"),
+            state=self._by_value[row.state],
+            placed_at=placed_at,
+        )
