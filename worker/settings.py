@@ -285,6 +285,8 @@ def folder() -> Path:
 def secret(name: str) -> str | None:
     """Return what an environment variable holds that a file of settings names; None if nothing."""
     return os.environ.get(name)
+
+
 def kept_secret(where: str, *, env: str | None = None, file: Path | None = None) -> SecretStr:
     """Read a secret that a file of ours names but does not hold.
 
