@@ -1,5 +1,6 @@
 """Beat: reads the table, decides, rings; goes on when file, database or broker fail."""
 
+import logging
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -136,7 +137,9 @@ def test_a_bell_never_keeps_beat_waiting_and_is_forgotten_when_nobody_can_hear_i
 
 @pytest.fixture
 def scheduler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], Scheduler]:
-    """Celery's own way to make one; neither the app nor the broker is ours to fake."""
+    """As Celery makes one, with an app of its own; the broker is away."""
+    # It takes logging over, in this process only as long as the test lasts.
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
 
     def make(dsn: str) -> Scheduler:
         monkeypatch.setenv("PAYNOTIFY_DATABASE_URL", dsn)
