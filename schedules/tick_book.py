@@ -11,12 +11,10 @@ from sqlalchemy import (
     Connection,
     Engine,
     and_,
-    delete,
     func,
     insert,
     literal_column,
     select,
-    tuple_,
     update,
 )
 
