@@ -197,11 +197,11 @@ def get(tx: Connection, case_id: int) -> Case:
     return _read(row)
 
 
-def evidence_of(tx: Connection, case: Case, *, limit: int = 20) -> list[Evidence]:
-    """Return the last answers about a case's subject, oldest first."""
+def evidence_of(tx: Connection, kind: str, subject_no: str, *, limit: int = 20) -> list[Evidence]:
+    """Return the last answers about an order or refund, oldest first."""
     query = (
         select(evidence)
-        .where(evidence.c.subject_no == case.subject_no, evidence.c.kind == case.kind)
+        .where(evidence.c.subject_no == subject_no, evidence.c.kind == kind)
         .order_by(evidence.c.id.desc())
         .limit(limit)
     )

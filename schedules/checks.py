@@ -10,8 +10,9 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, Row, and_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 
-from schedules import rows, windows
+from schedules import windows
 from schedules.windows import Kind
 from worker.tables_orders import check
 
@@ -85,7 +86,9 @@ class Checks:
             }
             for one in subjects
         ]
-        made = rows.insert_new(tx, check, *values)
+        dialect = postgresql if tx.dialect.name == "postgresql" else sqlite
+        statement: Any = dialect.insert(check).values(values).on_conflict_do_nothing()
+        made = len(tx.execute(statement.returning(check.c.id)).all())
         if made == len(subjects):
             return made
         # A host that opens an ended order again under its old number wants it asked about again.

@@ -18,14 +18,17 @@ from schedules.decisions import (
     CaseReason,
     Policy,
 )
+from schedules.order_desk import open_orders
 from schedules.order_states import WAS_PAID
 from schedules.ports import Order, OrderPort, OrderState, RefundState
 from schedules.sweep import Step
 from schedules.windows import Kind
+from worker import settings
 from worker.client import Notifier
 from worker.clock import from_us, to_us
 from worker.drafts import Enqueue, draft
 from worker.errors import BadFieldError, EventKeyConflictError, PaynotifyError
+from worker.runtime import Desk
 from worker.tables import notification
 
 _REFUND_EVENTS = {RefundState.SUCCESS: REFUND_SUCCEEDED, RefundState.FAILED: REFUND_FAILED}
@@ -145,6 +148,24 @@ class OrderNotifications:
                 _add(counts, "told")
                 cases.heal(tx, one.kind, one.subject_no, (CaseReason.NOT_NOTIFIED,), now=now)
         return counts
+
+
+def sweep(desk: Desk) -> OrderNotifications:
+    """Make the sweep of what ``orders.toml`` says.
+
+    Raises:
+        SettingsError: the file is wrong; with all of its problems.
+    """
+    at = open_orders(desk.engine, settings.folder())
+    chosen = at.options.compensation
+    return OrderNotifications(
+        desk.engine,
+        at.orders,
+        desk.notifier,
+        policy_of=at.policy_of,
+        look_back_s=chosen.look_back_s,
+        grace_s=chosen.grace_s,
+    )
 
 
 def _wanted(kind: Kind, subject_no: str, order: Order, event: Enqueue) -> _Wanted:

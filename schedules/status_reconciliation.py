@@ -15,16 +15,19 @@ from sqlalchemy.exc import DBAPIError
 from schedules import rows
 from schedules.asking import Answered, Asker, Question
 from schedules.channel_routes import Channel, Instant
+from schedules.channels import registry
 from schedules.checks import Check, Checks, Subject
 from schedules.corrections import Corrector
 from schedules.decisions import Policy
+from schedules.order_desk import open_orders
 from schedules.ports import Order, OrderPort, Refund
 from schedules.route_book import RouteBook
 from schedules.sweep import Step
 from schedules.windows import Kind
-from worker import clock, telemetry
+from worker import clock, settings, telemetry
 from worker.client import Notifier
 from worker.errors import PaynotifyError
+from worker.runtime import Desk
 
 _ORDERS, _REFUNDS, _ASK = "orders", "refunds", "ask"
 
@@ -178,6 +181,20 @@ class StatusReconciliation:
             with self._engine.begin() as tx:
                 self._corrector.put_off(tx, seen, str(error), now=self._read_now(tx))
             return "unreadable"
+
+
+def sweep(desk: Desk) -> StatusReconciliation:
+    """Make the sweep of what ``orders.toml`` and ``channels.toml`` say.
+
+    Raises:
+        SettingsError: one of the files is wrong; with all of its problems.
+    """
+    folder = settings.folder()
+    at = open_orders(desk.engine, folder)
+    channels = registry.load(folder / "channels.toml")
+    return StatusReconciliation(
+        desk.engine, at.orders, channels, desk.notifier, policy_of=at.policy_of
+    )
 
 
 def _of_order(order: Order) -> Subject:

@@ -43,6 +43,8 @@ app.add_typer(cli_endpoint.app, name="endpoint")
 app.add_typer(cli_dead.app, name="dead")
 # By its name: the schedules import the engine, never the other way round.
 app.add_typer(import_module("schedules.cli").app, name="schedule")
+app.add_typer(import_module("schedules.cli_case").app, name="case")
+app.add_typer(import_module("schedules.cli_order").app, name="order")
 
 
 def main(arguments: list[str] | None = None) -> None:
