@@ -115,7 +115,7 @@ class Compensation:
 
 
 def sweep(desk: Desk, *, orders: Sweep | None = None) -> Compensation:
-    """Make the job ``compensation`` of a process.
+    """Make the sweep of a process.
 
     Args:
         desk: its tools.

@@ -123,5 +123,5 @@ class Retention:
 
 
 def sweep(desk: Desk) -> Retention:
-    """Make the job ``retention`` of a process."""
+    """Make the sweep of a process."""
     return Retention(desk.engine, Ages.of(desk.settings), now=desk.store.now)

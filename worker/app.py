@@ -16,7 +16,8 @@ from worker.mailbox import TRANSPORTS
 
 QUEUES = ("deliver", "deliver.slow", "sweep", "alerts")
 
-app = Celery("paynotify", include=["worker.tasks"])
+# The schedules by name: they import the engine, never the other way round.
+app = Celery("paynotify", include=["worker.tasks", "schedules.tasks"])
 
 
 def configuration() -> dict[str, Any]:

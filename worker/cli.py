@@ -6,6 +6,7 @@ when the command itself was not understood.
 
 import os
 import sys
+from importlib import import_module
 
 import typer
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -16,6 +17,7 @@ from worker import (
     cli_dead,
     cli_endpoint,
     cli_endpoint_state,
+    cli_hold,
     cli_run,
     cli_show,
     cli_status,
@@ -40,6 +42,9 @@ for part in (cli_run, cli_check, cli_show, cli_status):
 cli_endpoint_state.register(cli_endpoint.app)
 app.add_typer(cli_endpoint.app, name="endpoint")
 app.add_typer(cli_dead.app, name="dead")
+app.add_typer(cli_hold.app, name="hold")
+# By its name: the schedules import the engine, never the other way round.
+app.add_typer(import_module("schedules.cli").app, name="schedule")
 
 
 def main(arguments: list[str] | None = None) -> None:

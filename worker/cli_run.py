@@ -9,7 +9,7 @@ import typer
 
 from worker import database, schema, settings
 from worker.cli_input import example
-from worker.cli_print import note, say
+from worker.cli_print import say
 
 Processes = Annotated[
     int | None,
@@ -21,7 +21,7 @@ def up(
     processes: Processes = None,
     flower: Annotated[bool, typer.Option("--flower/--no-flower", help="With Flower.")] = True,
 ) -> None:
-    """Run everything on this machine: broker, workers and Flower, until Ctrl-C."""
+    """Run everything on this machine: broker, workers, beat and Flower, until Ctrl-C."""
     from worker import supervisor  # noqa: PLC0415 - only what runs pays for it
 
     raise typer.Exit(supervisor.up(settings.load(), processes=processes, with_flower=flower))
@@ -42,12 +42,10 @@ def flower() -> None:
 
 
 def beat() -> None:
-    """Run the schedules; they are not there yet."""
-    note(
-        "paynotify: beat comes with the schedules, which this version has not; retries, lost "
-        "leases and the inbox need no beat: the timer inside every worker sees to them."
-    )
-    raise typer.Exit(1)
+    """Run beat alone: it decides when the schedules run; several are harmless."""
+    from worker import supervisor  # noqa: PLC0415 - as above
+
+    raise typer.Exit(supervisor.beat(settings.load(host=True)))
 
 
 def demo(

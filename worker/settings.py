@@ -121,6 +121,9 @@ class Settings(BaseSettings):
     metrics_port: int = Field(
         0, ge=0, le=65_535, description="Prometheus port of the first worker process; 0: none"
     )
+    schedules_file: Path | None = Field(
+        None, description="cron table; none: schedules.toml beside the settings file, else ours"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least level that is logged"
     )
@@ -205,6 +208,14 @@ class Settings(BaseSettings):
     def timeout_max_s(self) -> float:
         """The longest deadline an endpoint may have: two of them fit into a lease."""
         return min(60.0, (self.lease_s - 2) / 2)
+
+    @property
+    def cron_table(self) -> Path:
+        """The file of the cron table in force."""
+        if self.schedules_file is not None:
+            return self.schedules_file.expanduser().absolute()
+        beside = folder() / "schedules.toml"
+        return beside if beside.exists() else _HERE / "config" / "schedules.toml"
 
     @property
     def schedule(self) -> Schedule:

@@ -1,4 +1,4 @@
-"""The processes of one machine and the programs they run: broker, workers, Flower.
+"""The processes of one machine and the programs they run: broker, workers, beat, Flower.
 
 Must never let Flower be reached by others without a login, nor put a secret into an argument.
 """
@@ -24,6 +24,9 @@ _PROCESSES_MAX = 256
 # On top of a request's deadline, for writing down what came back.
 _STOP_GRACE_S = 5.0
 _FLOWER_STOP_S = 5.0
+_BEAT_STOP_S = 5.0
+# They end in this order: nothing new comes up, what is on the wire is finished, then the console.
+_BEAT_STAGE, _WORKER_STAGE, _FLOWER_STAGE = range(3)
 _BROKER_CHECK_S = 2.0
 _BROKER_RETRY_S = 15.0
 
@@ -82,6 +85,10 @@ class Station:
         for number in range(1, count + 1):
             self._opened.start(worker_program(self._settings, number))
         return count
+
+    def start_beat(self) -> None:
+        """Start what decides when the schedules run."""
+        self._opened.start(beat_program(self._settings))
 
     def start_flower(self) -> str:
         """Start Flower; returns its URL, at which it answers a second or two later.
@@ -160,7 +167,25 @@ def worker_program(settings: Settings, number: int) -> Program:
         *("--loglevel", settings.log_level.upper()),
     )
     stop_s = settings.timeout_s + _STOP_GRACE_S
-    return Program(name=f"worker {number}", command=command, stage=0, stop_s=stop_s)
+    return Program(name=f"worker {number}", command=command, stage=_WORKER_STAGE, stop_s=stop_s)
+
+
+def beat_program(settings: Settings) -> Program:
+    """Describe beat; several of them on one or more machines are harmless."""
+    command = (
+        *(sys.executable, "-m", "celery", "--quiet", "-A", "worker.app", "beat"),
+        # By its name: the schedules import the engine, never the other way round.
+        *("-S", "schedules.beat:Scheduler", "--pidfile="),
+        *("--loglevel", settings.log_level.upper()),
+    )
+    return Program(
+        name="beat",
+        command=command,
+        stage=_BEAT_STAGE,
+        stop_s=_BEAT_STOP_S,
+        # It writes and rings; it needs no merchant's secret.
+        without=("PAYNOTIFY_MASTER_KEY",),
+    )
 
 
 def flower_program(settings: Settings) -> tuple[Program, str]:
@@ -188,7 +213,7 @@ def flower_program(settings: Settings) -> tuple[Program, str]:
     program = Program(
         name="Flower",
         command=command,
-        stage=1,
+        stage=_FLOWER_STAGE,
         stop_s=_FLOWER_STOP_S,
         # What people reach by browser needs no merchant's secret.
         without=("PAYNOTIFY_MASTER_KEY",),
@@ -196,10 +221,11 @@ def flower_program(settings: Settings) -> tuple[Program, str]:
     return program, f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def crew_for(settings: Settings, broker_url: str, log: Path | None = None) -> Crew:
-    """Make a crew whose children read exactly these settings and use this broker."""
+def crew_for(settings: Settings, broker_url: str | None, log: Path | None = None) -> Crew:
+    """Make a crew whose children read exactly these settings and use this broker, if any."""
     environment = child_environment(settings, root=ROOT)
-    environment["PAYNOTIFY_BROKER_URL"] = broker_url
+    if broker_url is not None:
+        environment["PAYNOTIFY_BROKER_URL"] = broker_url
     return Crew(environment, log)
 
 

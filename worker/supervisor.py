@@ -1,7 +1,7 @@
-"""Runs paynotify on one machine: broker, worker processes and Flower under one parent.
+"""Runs paynotify on one machine: broker, worker processes, beat and Flower under one parent.
 
-Stops in this order: workers (what is on the wire is finished), Flower, the broker last. Must
-never leave a process behind.
+Stops in this order: beat, workers (what is on the wire is finished), Flower, the broker last.
+Must never leave a process behind.
 """
 
 from collections.abc import Callable
@@ -9,11 +9,11 @@ from collections.abc import Callable
 from rich.console import Console
 
 from worker import broker
-from worker.crew import Signals
+from worker.crew import Program, Signals
 from worker.errors import UnavailableError
 from worker.masking import mask
 from worker.settings import Settings
-from worker.station import Station, crew_for, flower_program
+from worker.station import Station, beat_program, crew_for, flower_program
 
 _CHECK_S = 0.2
 
@@ -31,7 +31,14 @@ def work(settings: Settings, *, processes: int | None = None) -> int:
     Raises:
         PaynotifyError: something cannot be started or kept running.
     """
-    return _run(settings, processes=processes, with_flower=False, title="worker", on_ready=None)
+    return _run(
+        settings,
+        processes=processes,
+        with_flower=False,
+        with_beat=False,
+        title="worker",
+        on_ready=None,
+    )
 
 
 def up(
@@ -50,7 +57,12 @@ def up(
         on_ready: called once, when all of it has been started and Flower answers.
     """
     return _run(
-        settings, processes=processes, with_flower=with_flower, title="up", on_ready=on_ready
+        settings,
+        processes=processes,
+        with_flower=with_flower,
+        with_beat=True,
+        title="up",
+        on_ready=on_ready,
     )
 
 
@@ -69,11 +81,33 @@ def flower(settings: Settings) -> int:
             "start `paynotify up` or `paynotify worker` first, or set PAYNOTIFY_BROKER_URL",
         )
     program, url = flower_program(settings)
+    return _keep_running(settings, broker_url, program, f"Flower is at {url}")
+
+
+def beat(settings: Settings) -> int:
+    """Run beat alone until SIGTERM or Ctrl-C; returns the exit code.
+
+    Raises:
+        UnavailableError: the cron table is not there.
+    """
+    if not settings.cron_table.exists():
+        raise UnavailableError(
+            "cron table",
+            f"{settings.cron_table} is missing",
+            "put it there or name another one in PAYNOTIFY_SCHEDULES_FILE",
+        )
+    # Without a broker it decides all the same; workers find due ticks without being rung for.
+    broker_url = broker.current_url(settings)
+    line = f"paynotify beat: {settings.cron_table}"
+    return _keep_running(settings, broker_url, beat_program(settings), line)
+
+
+def _keep_running(settings: Settings, broker_url: str | None, program: Program, line: str) -> int:
     crew = crew_for(settings, broker_url)
     with Signals() as signals:
         try:
             crew.start(program)
-            _say(f"Flower is at {url}")
+            _say(line)
             while not signals.asked.wait(_CHECK_S):
                 _tell(crew.check())
         finally:
@@ -86,16 +120,19 @@ def _run(
     *,
     processes: int | None,
     with_flower: bool,
+    with_beat: bool,
     title: str,
     on_ready: Callable[[], object] | None,
 ) -> int:
     station = Station(settings)
     with Signals() as signals:
         try:
-            station.open(migrate=with_flower or title == "up")
+            station.open(migrate=with_beat)
             if with_flower:
                 station.start_flower()
             count = station.start_workers(processes)
+            if with_beat:
+                station.start_beat()
             _introduce(
                 settings,
                 station,

@@ -12,9 +12,10 @@ schedule = Table(
     metadata,
     Column("name", Text, primary_key=True),
     Column("paused", Boolean, nullable=False, server_default=text("false")),
-    # Ticks up to here are decided: sent, skipped or limited. Only ever moves forward.
+    # Ticks up to here are decided: to be run or skipped. Moves forward by compare-and-set; back
+    # only when the database's clock was set back.
     moment("decided_until", nullable=False),
-    # Of the line in the cron table it was decided by: a changed expression starts anew from now.
+    # Expression and zone it was decided by: a changed line does not catch up.
     words("fingerprint"),
     moment("updated_at", nullable=False, default=True),
 )
@@ -28,6 +29,10 @@ tick = Table(
     Column("state", Text, nullable=False, server_default="due"),
     # Why it was skipped, or that a person asked for it.
     words("note"),
+    # What to run, as the cron table said when the tick was decided.
+    words("job"),
+    words("arguments", "{}"),
+    number("time_limit_s"),
     moment("decided_at", nullable=False, default=True),
     # The runner's lease; claim_no fences a runner that slept through it.
     number("claim_no"),
@@ -39,13 +44,16 @@ tick = Table(
     moment("finished_at"),
     # One line: what it did, or the error.
     words("result"),
-    # schedules.runner: what is due or was lost, oldest first.
+    # schedules.ticks: what is due or was lost, by line, oldest first.
     Index(
         "paynotify_tick_open",
+        "name",
         "tick_at",
         postgresql_where=text("state IN ('due', 'running')"),
         sqlite_where=text("state IN ('due', 'running')"),
     ),
+    # schedules.tick_book: the history of all lines; retention: the oldest.
+    Index("paynotify_tick_at", "tick_at"),
 )
 
 sweep = Table(

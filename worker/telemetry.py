@@ -41,6 +41,15 @@ class Event(StrEnum):
     DATABASE_AWAY = "database.away"  # when a worker starts; it waits
     BROKER_AWAY = "broker.away"
     BROKER_BACK = "broker.back"
+    SCHEDULES_REFUSED = "schedules.refused"  # a line of the cron table, or all of it
+    SCHEDULES_READ = "schedules.read"
+    BEAT_STARTED = "beat.started"
+    BEAT_FAILED = "beat.failed"  # one look; the next one tries again
+    CLOCK_SET_BACK = "beat.clock_set_back"  # of the database; no tick comes twice for it
+    JOB_DONE = "job.done"
+    JOB_FAILED = "job.failed"
+    JOB_LOST = "job.lost"  # its runner is gone, or it did not stop at its time limit
+    RUNNER_FAILED = "runner.failed"  # one look for due ticks; the next one tries again
     JUNK = "broker.junk"  # what lay in a queue was no message of ours; thrown away
 
 

@@ -13,6 +13,8 @@ from sqlalchemy import Engine, insert, select, update
 
 from schedules import compensation
 from schedules.compensation import Compensation
+from schedules.deadline import Deadline
+from schedules.jobs import Jobs
 from schedules.sweep import Step
 from tests.office import add_endpoint, office, until
 from tests.receiver import Receiver
@@ -266,3 +268,12 @@ def test_the_job_brings_an_unannounced_row_to_its_merchant(dsn: str, tmp_path: P
         working.courier.deliver(Pool.FAST)
         until(lambda: len(receiver.ledger()) == 1)
         working.courier.close(timeout_s=5)
+
+
+@pytest.mark.parametrize("name", ["compensation", "redrive", "retention"])
+def test_the_cron_table_can_run_each_as_a_job(dsn: str, name: str) -> None:
+    with office(dsn, start=False) as working:
+        work = Jobs(working.desk, "test")
+        assert work.run(name, {}, Deadline(30)).startswith(f"{name}: ")
+        # The sweep is the same one the next time.
+        assert work.run(name, {}, Deadline(30)).startswith(f"{name}: ")

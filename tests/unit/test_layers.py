@@ -21,7 +21,7 @@ _LAYERS = tuple(
         models views settings
         states retry ack guard breaker evidence payload fields berths shape sealing signers.* \
             columns tables* database schema statements store_rows endpoint_rows unheard heads \
-            cron_check migrations.*
+            migrations.*
         store* holds endpoint* transport connections wire identity bells mailbox doorbell \
             after_commit embedded lookup lanes drafts intake*
         client inbox deliver judging settler tick timeline deadletters alerts audit broker ping

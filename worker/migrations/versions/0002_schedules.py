@@ -42,6 +42,9 @@ def upgrade() -> None:
         sa.Column("tick_at", Moment(), nullable=False),
         sa.Column("state", sa.Text(), server_default="due", nullable=False),
         sa.Column("note", sa.Text(), server_default="", nullable=False),
+        sa.Column("job", sa.Text(), server_default="", nullable=False),
+        sa.Column("arguments", sa.Text(), server_default="{}", nullable=False),
+        sa.Column("time_limit_s", sa.Integer(), server_default="0", nullable=False),
         sa.Column("decided_at", Moment(), server_default=database_now(), nullable=False),
         sa.Column("claim_no", sa.Integer(), server_default="0", nullable=False),
         sa.Column("lease_until", Moment(), nullable=True),
@@ -55,14 +58,16 @@ def upgrade() -> None:
     op.create_index(
         "paynotify_tick_open",
         "paynotify_tick",
-        ["tick_at"],
+        ["name", "tick_at"],
         unique=False,
         postgresql_where=sa.text("state IN ('due', 'running')"),
         sqlite_where=sa.text("state IN ('due', 'running')"),
     )
+    op.create_index("paynotify_tick_at", "paynotify_tick", ["tick_at"], unique=False)
 
 
 def downgrade() -> None:
+    op.drop_index("paynotify_tick_at", table_name="paynotify_tick")
     op.drop_index(
         "paynotify_tick_open",
         table_name="paynotify_tick",
