@@ -22,6 +22,7 @@ from worker.settings import Settings
 # Rows one batch looks at: some 25 ms of PostgreSQL's time when all of them go. Large payloads or
 # a slow disk cost more, then the next batch is smaller.
 _ROWS_MAX = 250
+_ROWS_FIRST = 50
 _ROWS_MIN = 20
 _TOO_LONG_S = 0.08
 _QUICK_S = 0.04
@@ -76,7 +77,9 @@ class Retention:
     ) -> None:
         self._engine = engine
         self._now = now
-        self._rows_max = self._rows = rows_max
+        self._rows_max = rows_max
+        # Small at first: nobody knows yet how fast this database is.
+        self._rows = min(rows_max, _ROWS_FIRST)
         self._parts: tuple[tuple[str, timedelta, Part], ...] = (
             ("notifications", ages.finished, parts.notifications),
             ("ticks", ages.ticks, parts.ticks),
