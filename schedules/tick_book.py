@@ -5,18 +5,16 @@ Must never change anything without a person and a reason in the audit log.
 
 import json
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from sqlalchemy import (
     Connection,
     Engine,
     and_,
-    delete,
     func,
     insert,
     literal_column,
     select,
-    tuple_,
     update,
 )
 
@@ -178,27 +176,6 @@ def beat_age_s(engine: Engine) -> float | None:
     with engine.connect() as connection:
         at = connection.scalar(select(sweep.c.beat_at).where(sweep.c.name == BEAT))
         return None if at is None else max(0.0, (rows.now(connection) - at).total_seconds())
-
-
-def forget(engine: Engine, *, older_than: timedelta, limit: int = 1000) -> int:
-    """Remove the oldest finished ticks in one transaction; returns how many.
-
-    The newest tick of a clock that may still be set back must stay, so ``older_than`` should be
-    days.
-    """
-    with engine.begin() as tx:
-        oldest = (
-            select(tick.c.name, tick.c.tick_at)
-            .where(
-                tick.c.tick_at < rows.now(tx) - older_than,
-                tick.c.state.in_(["done", "failed", "skipped"]),
-            )
-            .order_by(tick.c.tick_at)
-            .limit(limit)
-        )
-        return int(
-            tx.execute(delete(tick).where(tuple_(tick.c.name, tick.c.tick_at).in_(oldest))).rowcount
-        )
 
 
 def _turn(tx: Connection, name: str, *, paused: bool) -> None:

@@ -30,6 +30,7 @@ from tests.seeding import (
 from tests.sweeping import contents, whole_round, wipe
 from worker import inbox, tables
 from worker.client import Notifier
+from worker.errors import SettingsError
 from worker.inbox import Accepted
 from worker.models import Pool
 
@@ -247,6 +248,24 @@ def test_orders_without_a_notification_have_a_place_before_the_bell(engine: Engi
     )
     assert whole_round(sweep) == {"orders": 3}
     assert orders.cursors == ["", "o:2"]
+
+
+class Broken(Orders):
+    """A sweep over a host's table that is not there."""
+
+    def step(self, cursor: str) -> Step:
+        raise SettingsError("orders.toml: table: shop_order is not there")
+
+
+def test_orders_that_cannot_be_looked_for_stop_nothing_else(engine: Engine) -> None:
+    add_due(engine, add_lane(engine))
+    sweep = Compensation(
+        store=store_on(engine),
+        take_in=lambda _: Accepted(accepted=0, refused=0),
+        bell=Rung(),
+        orders=Broken(),
+    )
+    assert whole_round(sweep) == {"orders_failed": 1, "rung": 1}
 
 
 def test_the_job_brings_an_unannounced_row_to_its_merchant(dsn: str, tmp_path: Path) -> None:
