@@ -8,13 +8,16 @@ still holds, a row that is over or not yet due, and never sends anything itself.
 """
 
 from collections.abc import Callable
-from typing import Protocol
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Protocol, cast
 
 from sqlalchemy.exc import DBAPIError
 
 from schedules.sweep import Step, Sweep
 from worker import database, inbox, telemetry
 from worker.doorbell import Doorbell
+from worker.errors import PaynotifyError
 from worker.inbox import Accepted
 from worker.models import Pool
 from worker.runtime import Desk
@@ -25,6 +28,7 @@ _ROWS = 2000
 _EVENTS = 100
 # Longest a ring may wait for the broker; when it is away, the workers' ticks find the rows.
 _RING_S = 1.0
+_ORDERS = "schedules.order_notifications"
 
 
 class Bell(Protocol):
@@ -107,20 +111,24 @@ class Compensation:
         return _step(counts, more=taken.accepted + taken.refused >= limit)
 
     def _order_notifications(self, after: str) -> Step:
-        return self._orders.step(after) if self._orders is not None else Step()
+        if self._orders is None:
+            return Step()
+        try:
+            return self._orders.step(after)
+        except (PaynotifyError, DBAPIError) as error:
+            # A host's table that is not as it was said to be must not keep leases from being
+            # released: the next round would begin with the same mistake.
+            why = str(database.unavailable(error)) if isinstance(error, DBAPIError) else str(error)
+            telemetry.log(telemetry.Event.ORDERS_FAILED, level="error", why=why)
+            return Step(counts={"orders_failed": 1})
 
     def _ring(self, _after: str) -> Step:
         rung = sum(self._bell.ring(pool) for pool in sorted(self._store.due_pools()))
         return _step({"rung": rung}, more=False)
 
 
-def sweep(desk: Desk, *, orders: Sweep | None = None) -> Compensation:
-    """Make the job ``compensation`` of a process.
-
-    Args:
-        desk: its tools.
-        orders: finds orders without a notification; None when nobody keeps orders.
-    """
+def sweep(desk: Desk) -> Compensation:
+    """Make the sweep of a process."""
 
     def take_in(limit: int) -> Accepted:
         try:
@@ -132,8 +140,24 @@ def sweep(desk: Desk, *, orders: Sweep | None = None) -> Compensation:
         store=desk.store,
         take_in=take_in,
         bell=Doorbell(desk.broker_url, timeout_s=_RING_S),
-        orders=orders,
+        orders=_Orders(desk) if find_spec(_ORDERS) else None,
     )
+
+
+class _Orders:
+    """The sweep of :data:`_ORDERS`, made when a round comes to it: its settings may be wrong."""
+
+    name = "order_notifications"
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._made: Sweep | None = None
+
+    def step(self, cursor: str) -> Step:
+        if self._made is None:
+            make = cast("Callable[[Desk], Sweep]", import_module(_ORDERS).sweep)
+            self._made = make(self._desk)
+        return self._made.step(cursor)
 
 
 def _step(counts: dict[str, int], *, more: bool) -> Step:

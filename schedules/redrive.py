@@ -137,7 +137,7 @@ def pace(chosen: Settings) -> Pace:
 
 
 def sweep(desk: Desk) -> Redrive:
-    """Make the job ``redrive`` of a process."""
+    """Make the sweep of a process."""
     return Redrive(desk.engine, desk.store, pace(desk.settings))
 
 

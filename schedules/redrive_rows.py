@@ -118,7 +118,18 @@ def fit(
     timely = [
         letter for letter in page if letter.reason == _REVIVABLE and since <= letter.died_at < until
     ]
-    ids = [letter.notification_id for letter in timely]
+    found: list[Candidate] = []
+    # A few at a time: mostly the first ones will do.
+    chunk = 2 * limit + 8
+    for first in range(0, len(timely), chunk):
+        found += _fit(tx, timely[first : first + chunk], times_max)
+        if len(found) >= limit:
+            break
+    return found[:limit]
+
+
+def _fit(tx: Connection, letters: Sequence[Candidate], times_max: int) -> list[Candidate]:
+    ids = [letter.notification_id for letter in letters]
     expires_at = notification.c.expires_at
     spotless = set(
         tx.scalars(
@@ -147,9 +158,9 @@ def fit(
     }
     return [
         letter
-        for letter in timely
+        for letter in letters
         if letter.notification_id in spotless and times.get(letter.notification_id, 0) < times_max
-    ][:limit]
+    ]
 
 
 def last_batch(tx: Connection, endpoint_id: int) -> tuple[int, list[Fate]]:

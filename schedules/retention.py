@@ -22,6 +22,9 @@ from worker.settings import Settings
 # Rows one batch looks at: some 25 ms of PostgreSQL's time when all of them go. Large payloads or
 # a slow disk cost more, then the next batch is smaller.
 _ROWS_MAX = 250
+# A notification is a row in four tables; of everything else so many more are taken at once.
+_LIGHTER = 4
+_ROWS_FIRST = 50
 _ROWS_MIN = 20
 _TOO_LONG_S = 0.08
 _QUICK_S = 0.04
@@ -76,7 +79,9 @@ class Retention:
     ) -> None:
         self._engine = engine
         self._now = now
-        self._rows_max = self._rows = rows_max
+        self._rows_max = rows_max
+        # Small at first: nobody knows yet how fast this database is.
+        self._rows = min(rows_max, _ROWS_FIRST)
         self._parts: tuple[tuple[str, timedelta, Part], ...] = (
             ("notifications", ages.finished, parts.notifications),
             ("ticks", ages.ticks, parts.ticks),
@@ -113,7 +118,8 @@ class Retention:
         began_s = clock.monotonic_s()
         now = self._now()
         with self._engine.begin() as tx:
-            batch = part(tx, after=after, before=now - age, limit=self._rows)
+            limit = self._rows if part is parts.notifications else self._rows * _LIGHTER
+            batch = part(tx, after=after, before=now - age, limit=limit)
         took_s = clock.monotonic_s() - began_s
         if took_s > _TOO_LONG_S:
             self._rows = max(_ROWS_MIN, self._rows // 2)
@@ -123,5 +129,5 @@ class Retention:
 
 
 def sweep(desk: Desk) -> Retention:
-    """Make the job ``retention`` of a process."""
+    """Make the sweep of a process."""
     return Retention(desk.engine, Ages.of(desk.settings), now=desk.store.now)

@@ -81,7 +81,7 @@ def next_size(
     if Fate.OUT in fates:
         return 0
     well = fates.count(Fate.DELIVERED) > fates.count(Fate.FAILED)
-    wanted = last * 2 if well else 1
+    wanted = max(1, last * 2) if well else 1
     # A second's worth of its rate, so that what is new is not kept waiting by what is old.
     of_rate = batch_max if rate_per_s is None else max(1, int(rate_per_s))
     return min(wanted, batch_max, in_flight_cap, of_rate)

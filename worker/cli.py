@@ -17,6 +17,7 @@ from worker import (
     cli_dead,
     cli_endpoint,
     cli_endpoint_state,
+    cli_hold,
     cli_run,
     cli_show,
     cli_status,
@@ -41,10 +42,11 @@ for part in (cli_run, cli_check, cli_show, cli_status):
 cli_endpoint_state.register(cli_endpoint.app)
 app.add_typer(cli_endpoint.app, name="endpoint")
 app.add_typer(cli_dead.app, name="dead")
+app.add_typer(cli_hold.app, name="hold")
 # By its name: the schedules import the engine, never the other way round.
 app.add_typer(import_module("schedules.cli").app, name="schedule")
-app.add_typer(import_module("schedules.cli_case").app, name="case")
-app.add_typer(import_module("schedules.cli_order").app, name="order")
+for name in ("case", "order", "channel", "alert"):
+    app.add_typer(import_module(f"schedules.cli_{name}").app, name=name)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,10 +1,11 @@
 """How finished notifications go: their payload, attempts and letters are removed, the key stays.
 
 An event key is unique for ever, so a host that enqueues an old event once more must find it taken.
-Of a forgotten notification its own row is left, with endpoint and key, and with the SHA-256 of
-its payload where the payload was: the unique index that has always kept the promise goes on
-keeping it, at no cost for those who enqueue, and other bytes under the same key are still
-refused. Such a row takes some 200 bytes with its index entries.
+Of a forgotten notification its own row is left, with endpoint, key, order and event type, and with
+the SHA-256 of its payload where the payload was: the unique index that has always kept the promise
+goes on keeping it, at no cost for those who enqueue; other bytes under the same key are still
+refused; and an order that is refunded a year later is still known to have been told. Such a row
+takes some 250 bytes with its index entries.
 
 Must never touch what is not delivered or cancelled, what has an open dead letter, or is on hold.
 """
@@ -31,7 +32,7 @@ from worker.tables import attempt, dead_letter, delivery, notification
 
 _OVER = (State.DELIVERED.value, State.CANCELLED.value)
 _EMPTIED = (
-    *("order_no", "content_type", "headers", "notify_url", "schedule", "trace_id"),
+    *("content_type", "headers", "notify_url", "schedule", "trace_id"),
     *("deliver_at", "expires_at"),
 )
 
@@ -122,7 +123,6 @@ def _forget(tx: Connection, finished: Sequence[int], before: datetime, now: date
         .values(
             **dict.fromkeys(_EMPTIED, null()),
             message_id="",
-            event_type="",
             # As intake_sql.digest() does; the bytes need not come here for it.
             payload=func.sha256(notification.c.payload),
             forgotten_at=now,

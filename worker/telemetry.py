@@ -32,6 +32,7 @@ class Event(StrEnum):
     METRICS_SERVED = "metrics.served"
     THREAD_LOST = "worker.thread_lost"  # a thread of ours is gone; the process must go too
     TICK_FAILED = "tick.failed"  # one round; the next tries again
+    ORDERS_FAILED = "orders.failed"  # orders without a notification cannot be looked for
     RELEASED = "lease.released"  # leases ran out: attempts abandoned, rows back or buried
     UNSENDABLE = "attempt.unsendable"  # no request could be made of a row
     REFUSED = "guard.refused"  # the guard kept a request from going out

@@ -13,6 +13,8 @@ from sqlalchemy import Engine, insert, select, update
 
 from schedules import compensation
 from schedules.compensation import Compensation
+from schedules.deadline import Deadline
+from schedules.jobs import Jobs
 from schedules.sweep import Step
 from tests.office import add_endpoint, office, until
 from tests.receiver import Receiver
@@ -28,6 +30,7 @@ from tests.seeding import (
 from tests.sweeping import contents, whole_round, wipe
 from worker import inbox, tables
 from worker.client import Notifier
+from worker.errors import SettingsError
 from worker.inbox import Accepted
 from worker.models import Pool
 
@@ -247,6 +250,24 @@ def test_orders_without_a_notification_have_a_place_before_the_bell(engine: Engi
     assert orders.cursors == ["", "o:2"]
 
 
+class Broken(Orders):
+    """A sweep over a host's table that is not there."""
+
+    def step(self, cursor: str) -> Step:
+        raise SettingsError("orders.toml: table: shop_order is not there")
+
+
+def test_orders_that_cannot_be_looked_for_stop_nothing_else(engine: Engine) -> None:
+    add_due(engine, add_lane(engine))
+    sweep = Compensation(
+        store=store_on(engine),
+        take_in=lambda _: Accepted(accepted=0, refused=0),
+        bell=Rung(),
+        orders=Broken(),
+    )
+    assert whole_round(sweep) == {"orders_failed": 1, "rung": 1}
+
+
 def test_the_job_brings_an_unannounced_row_to_its_merchant(dsn: str, tmp_path: Path) -> None:
     """With no tick to help: the sweep finds, a delivery sends."""
     with Receiver(tmp_path) as receiver, office(dsn, start=False) as working:
@@ -266,3 +287,12 @@ def test_the_job_brings_an_unannounced_row_to_its_merchant(dsn: str, tmp_path: P
         working.courier.deliver(Pool.FAST)
         until(lambda: len(receiver.ledger()) == 1)
         working.courier.close(timeout_s=5)
+
+
+@pytest.mark.parametrize("name", ["compensation", "redrive", "retention"])
+def test_the_cron_table_can_run_each_as_a_job(dsn: str, name: str) -> None:
+    with office(dsn, start=False) as working:
+        work = Jobs(working.desk, "test")
+        assert work.run(name, {}, Deadline(30)).startswith(f"{name}: ")
+        # The sweep is the same one the next time.
+        assert work.run(name, {}, Deadline(30)).startswith(f"{name}: ")

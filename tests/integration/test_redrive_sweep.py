@@ -278,6 +278,7 @@ def test_the_ramp_never_leaves_its_bounds(
     size = next_size(last, fates, batch_max=batch_max, in_flight_cap=cap, rate_per_s=rate_per_s)
     assert (size == 0) == (Fate.OUT in fates)
     assert size <= min(batch_max, cap, max(1, 2 * last))
+
     if rate_per_s is not None:
         assert size <= max(1, rate_per_s)
     if fates.count(Fate.FAILED) >= fates.count(Fate.DELIVERED):
