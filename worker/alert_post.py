@@ -29,6 +29,7 @@ class Notice:
     Attributes:
         alert: as it is now, which may be later than what ``text`` says.
         tries: this one included; fences off a holder whose lease ran out.
+        written_at: when what it tells of happened.
     """
 
     id: int
@@ -37,6 +38,7 @@ class Notice:
     sink: str
     text: str
     tries: int
+    written_at: datetime
 
 
 def claim(
@@ -86,6 +88,7 @@ def claim(
             sink=row.sink,
             text=row.text,
             tries=row.tries,
+            written_at=row.written_at,
         )
 
 

@@ -354,6 +354,7 @@ class _Clerk:
                     occasion=occasion.value,
                     sink=sink,
                     text=line(found, occasion),
+                    written_at=self._now,
                     due_at=self._now,
                 )
             )

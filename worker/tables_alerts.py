@@ -80,6 +80,7 @@ alert_delivery = Table(
     words("text"),
     # due, sent, given_up.
     Column("state", Text, nullable=False, server_default="due"),
+    moment("written_at", nullable=False, default=True),
     number("tries"),
     moment("due_at", nullable=False, default=True),
     moment("lease_until"),

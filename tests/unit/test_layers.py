@@ -24,7 +24,8 @@ _LAYERS = tuple(
             cron_check migrations.*
         store* endpoint* transport connections wire identity bells mailbox doorbell after_commit \
             embedded lookup lanes drafts intake*
-        client inbox deliver judging settler rollup incidents tick timeline deadletters alert* audit broker ping
+        client inbox deliver judging settler rollup incidents tick timeline deadletters \
+            alert* audit broker ping
         runtime selfcheck
         app
         tasks

@@ -50,6 +50,7 @@ def upgrade() -> None:
         sa.Column("sink", sa.Text(), nullable=False),
         sa.Column("text", sa.Text(), server_default="", nullable=False),
         sa.Column("state", sa.Text(), server_default="due", nullable=False),
+        sa.Column("written_at", Moment(), server_default=database_now(), nullable=False),
         sa.Column("tries", sa.Integer(), server_default="0", nullable=False),
         sa.Column("due_at", Moment(), server_default=database_now(), nullable=False),
         sa.Column("lease_until", Moment(), nullable=True),
