@@ -91,16 +91,20 @@ def _sweeps_silent(connection: Connection, question: Question) -> Sequence[Readi
 def _channel_failures(connection: Connection, question: Question) -> Sequence[Reading]:
     """How much more of a channel's answers are unclear than usual, 0 to 1."""
     newest = (
-        select(evidence.c.at, evidence.c.channel, evidence.c.decision)
+        select(
+            evidence.c.at,
+            evidence.c.channel,
+            (evidence.c.at >= question.since).label("fresh"),
+            (evidence.c.decision == _UNCLEAR).label("unclear"),
+        )
         .order_by(evidence.c.id.desc())
         .limit(_ANSWERS_MAX)
         .subquery()
     )
-    in_window = newest.c.at >= question.since
     rows = connection.execute(
-        select(newest.c.channel, in_window, newest.c.decision == _UNCLEAR, func.count())
+        select(newest.c.channel, newest.c.fresh, newest.c.unclear, func.count())
         .where(newest.c.at >= question.usual_since)
-        .group_by(newest.c.channel, in_window, newest.c.decision == _UNCLEAR)
+        .group_by(newest.c.channel, newest.c.fresh, newest.c.unclear)
     )
     counts: Counter[tuple[str, bool, bool]] = Counter()
     for channel, fresh, unclear, count in rows:
