@@ -7,12 +7,16 @@ callbacks are delivered, nor lose a notice because its sink is down.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Protocol
 
 from sqlalchemy import Engine
 
+from schedules import alert_rules
 from schedules.alert_sinks import Sink
 from worker import alert_post, clock, telemetry
 from worker.alert_post import Notice
+from worker.errors import BadFieldError
+from worker.runtime import Desk
 
 # More than any send may take, so that nobody sends beside a sender that is only slow.
 _LEASE_S = 90.0
@@ -63,6 +67,33 @@ def deliver_due(
             failed += alert_post.failed(engine, notice, why, now=at)
             _say(telemetry.Event.ALERT_UNSENT, notice, why, level="warning")
     return Delivered(sent=sent, failed=failed, given_up=given_up)
+
+
+class Deadline(Protocol):
+    """What says how long a job may go on."""
+
+    @property
+    def left_s(self) -> float:
+        """Seconds that are left."""
+        ...
+
+
+def run(desk: Desk, arguments: Mapping[str, object], deadline: Deadline) -> str:
+    """Do the job ``alert-delivery``: send what is due; returns what came of it.
+
+    Args:
+        desk: tools of this process.
+        arguments: none are known.
+        deadline: nothing is begun after it.
+
+    Raises:
+        SettingsError: ``alerts.toml`` cannot be read.
+    """
+    if arguments:
+        raise BadFieldError("arguments", f"has {', '.join(arguments)}; this job takes none")
+    sinks = alert_rules.load(desk.settings).sinks
+    now = desk.store.now()
+    return str(deliver_due(desk.engine, sinks, now=now, budget_s=deadline.left_s))
 
 
 def send(sink: Sink | None, notice: Notice) -> str:

@@ -4,16 +4,20 @@ A rule whose measure fails is logged and asked again next time; the others go on
 anything: what is to be told is a row, and :mod:`schedules.alert_delivery` sends it.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
+from schedules import alert_rules, alert_rounds
 from schedules.alert_rules import Book, Rule
 from schedules.readings import Number, Question, Reading
 from worker import alerts, database, telemetry
+from worker.errors import BadFieldError
 from worker.incidents import Trip
+from worker.runtime import Desk
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +77,26 @@ def evaluate(engine: Engine, book: Book, *, now: datetime, breaker_failures: int
         resolved=retired + sum(each.resolved for each in moved),
         open=sum(each.open for each in moved),
     )
+
+
+def run(desk: Desk, arguments: Mapping[str, object], deadline: object) -> str:
+    """Do the job ``alert-evaluation``: evaluate the rules in force; returns what came of it.
+
+    Args:
+        desk: tools of this process.
+        arguments: none are known.
+        deadline: not looked at: each rule is bounded by its measure.
+
+    Raises:
+        SettingsError: ``alerts.toml`` cannot be read.
+    """
+    if arguments:
+        raise BadFieldError("arguments", f"has {', '.join(arguments)}; this job takes none")
+    now = desk.store.now()
+    alert_rounds.note_round(desk.engine, now=now)
+    failures = desk.settings.breaker_failures
+    book = alert_rules.load(desk.settings)
+    return str(evaluate(desk.engine, book, now=now, breaker_failures=failures))
 
 
 def reached(rule: Rule, value: Number) -> int | None:

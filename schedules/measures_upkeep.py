@@ -11,10 +11,12 @@ from sqlalchemy import Connection, func, literal, or_, select
 
 from schedules.readings import SUBJECTS_MAX, Measure, Question, Reading, percent, span
 from worker.tables_orders import evidence, recon_case
-from worker.tables_schedules import schedule, sweep, tick
+from worker.tables_schedules import sweep, tick
 
 # The newest answers of all channels, the window's and the usual ones together.
 _ANSWERS_MAX = 20_000
+# The row in which beats give signs of life.
+_BEAT = "beat"
 _CASES_MAX = 10_000
 # How the evidence calls a channel's answer that said nothing: timeout, 5xx, bad signature, ...
 _UNCLEAR = "unknown"
@@ -25,15 +27,15 @@ def _age_s(now: datetime, moment: datetime) -> int:
 
 
 def _beat_silent(connection: Connection, question: Question) -> Sequence[Reading]:
-    """Seconds since any beat decided on a schedule; paused ones are decided on too."""
-    decided = connection.execute(select(func.max(schedule.c.decided_until))).scalar_one()
-    if decided is None:
+    """Seconds since any beat gave a sign of life; nothing where none ever ran."""
+    seen_at = connection.scalar(select(sweep.c.beat_at).where(sweep.c.name == _BEAT))
+    if seen_at is None:
         return []
-    quiet_s = _age_s(question.now, decided)
+    quiet_s = _age_s(question.now, seen_at)
     return [
         Reading(
             value=quiet_s,
-            summary=f"no beat has decided anything for {span(quiet_s)}; start `paynotify beat`",
+            summary=f"no beat was heard of for {span(quiet_s)}; start `paynotify beat`",
         )
     ]
 

@@ -18,7 +18,7 @@ from tests.receiver import Received, Receiver
 from tests.seeding import add_due, add_lane, change_lane
 from worker import tables
 from worker.tables_orders import evidence, payment_order, recon_case
-from worker.tables_schedules import schedule, sweep, tick
+from worker.tables_schedules import sweep, tick
 
 Change = Callable[[Engine, datetime], None]
 
@@ -127,8 +127,8 @@ def _beat(ago_s: float) -> Change:
     def change(engine: Engine, now: datetime) -> None:
         moment = now - timedelta(seconds=ago_s)
         with engine.begin() as tx:
-            if not tx.execute(update(schedule).values(decided_until=moment)).rowcount:
-                tx.execute(insert(schedule).values(name="every-minute", decided_until=moment))
+            if not tx.execute(update(sweep).values(beat_at=moment)).rowcount:
+                tx.execute(insert(sweep).values(name="beat", beat_at=moment))
 
     return change
 
