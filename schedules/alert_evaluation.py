@@ -11,7 +11,7 @@ from datetime import datetime
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
-from schedules import alert_rules, alert_rounds
+from schedules import alert_rounds, alert_rules
 from schedules.alert_rules import Book, Rule
 from schedules.readings import Number, Question, Reading
 from worker import alerts, database, telemetry

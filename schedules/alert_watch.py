@@ -9,7 +9,7 @@ from threading import Event, Thread
 
 from sqlalchemy.exc import DBAPIError
 
-from schedules import alert_delivery, alert_evaluation, alert_rules, alert_rounds
+from schedules import alert_delivery, alert_evaluation, alert_rounds, alert_rules
 from worker import database, telemetry
 from worker.errors import PaynotifyError
 from worker.runtime import Desk
