@@ -21,7 +21,7 @@ _OPEN_LANE = (
 # Lanes one measure looks at; beyond, what it says is "at least".
 _HOPS = 5000
 _COUNT_MAX = 500_000
-_ROWS_MAX = 10_000
+_ROWS_MAX = 5000
 
 _NEXT = (
     f"SELECT d.lane_id FROM paynotify_delivery d WHERE {_READY} AND d.lane_id > {{after}} "  # noqa: S608

@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from threading import Lock
 
 from worker import clock, telemetry
-from worker.errors import PaynotifyError
 from worker.models import Decision, Measured, Settlement
 from worker.store import Store
 
@@ -16,7 +15,7 @@ from worker.store import Store
 _EVERY_S = 5.0
 _ROWS_PER_S = 100
 _LONGEST_S = 20.0
-# One statement; more rows are several, so that no transaction is long.
+# Rows of one statement, so that no transaction is long.
 _STEP = 500
 # Stands for what belongs to no endpoint.
 NOBODY = 0
@@ -96,7 +95,7 @@ class Rollup:
                 self._store.roll_up(part, worker=self._worker)
                 for each in part:
                     del left[each]
-        except PaynotifyError as error:
+        except Exception as error:  # noqa: BLE001 - counts are never worth a tick or a clean end
             telemetry.log(telemetry.Event.MEASURES_KEPT, level="warning", why=str(error))
             self._put_back(left)
 

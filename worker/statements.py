@@ -249,3 +249,17 @@ letters AS ({_BURY}
 )
 SELECT count(*) FILTER (WHERE state = 'pending'), count(*) FILTER (WHERE state = 'dead') FROM moved
 """  # noqa: S608 - constants
+
+# Add counts of endpoints to the rows of one worker in the present minute.
+ROLL_UP = """
+INSERT INTO paynotify_rollup AS r (minute_at, worker, endpoint_id, acked, failed, dead, held,
+    abandoned, stale, elapsed_ms)
+SELECT date_trunc('minute', statement_timestamp()), %s, v.*
+  FROM unnest(%s::bigint[], %s::int[], %s::int[], %s::int[], %s::int[], %s::int[], %s::int[],
+      %s::bigint[]) AS v
+ON CONFLICT (minute_at, endpoint_id, worker) DO UPDATE
+   SET acked = r.acked + excluded.acked, failed = r.failed + excluded.failed,
+       dead = r.dead + excluded.dead, held = r.held + excluded.held,
+       abandoned = r.abandoned + excluded.abandoned, stale = r.stale + excluded.stale,
+       elapsed_ms = r.elapsed_ms + excluded.elapsed_ms
+"""

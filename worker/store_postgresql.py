@@ -4,7 +4,7 @@ Must never hold a transaction open while anything but PostgreSQL is at work.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any, TypeVar
@@ -17,9 +17,9 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from worker import clock, statements
 from worker.database import unavailable
 from worker.errors import UnavailableError
-from worker.models import Claimed, Pool, Settled, Settlement
+from worker.models import Claimed, Measured, Pool, Settled, Settlement
 from worker.store import Claim, Released, Rules
-from worker.store_rows import STATE_AFTER, claimed_row, given_back
+from worker.store_rows import STATE_AFTER, claimed_row, given_back, seen_rows
 from worker.store_upkeep import Upkeep
 
 T = TypeVar("T")
@@ -177,6 +177,12 @@ class PostgresqlStore(Upkeep):
             return {row[0] for row in connection.execute(statements.ALREADY, values)}
 
         return self._run(run)
+
+    def roll_up(self, seen: Mapping[int, Measured], *, worker: str) -> None:
+        """See :meth:`worker.store.Store.roll_up`."""
+        if seen:
+            columns = map(array, zip(*seen_rows(seen), strict=True))
+            self._run(lambda c: c.execute(statements.ROLL_UP, [worker, *columns]))
 
     def stage(self, *, limit: int) -> int:
         """See :meth:`worker.store.Store.stage`."""

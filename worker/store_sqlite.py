@@ -5,7 +5,7 @@ under it. Must never be slower to leave the lock than the work in it needs: no H
 """
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,9 +15,9 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from worker import clock
 from worker.errors import UnavailableError
-from worker.models import Claimed, Pool, Reason, Settled, Settlement, State
+from worker.models import Claimed, Measured, Pool, Reason, Settled, Settlement, State
 from worker.store import Claim, Released, Rules
-from worker.store_rows import STATE_AFTER, claimed_row, given_back
+from worker.store_rows import STATE_AFTER, claimed_row, given_back, seen_rows
 from worker.store_upkeep import Upkeep
 from worker.tables import SUSPECT_AFTER
 
@@ -125,6 +125,17 @@ UPDATE paynotify_delivery SET state = 'pending' WHERE id IN (
    ORDER BY due_at LIMIT :limit)
 """
 
+_ROLL_UP = """
+INSERT INTO paynotify_rollup AS r (minute_at, worker, endpoint_id, acked, failed, dead, held,
+    abandoned, stale, elapsed_ms)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (minute_at, endpoint_id, worker) DO UPDATE
+   SET acked = r.acked + excluded.acked, failed = r.failed + excluded.failed,
+       dead = r.dead + excluded.dead, held = r.held + excluded.held,
+       abandoned = r.abandoned + excluded.abandoned, stale = r.stale + excluded.stale,
+       elapsed_ms = r.elapsed_ms + excluded.elapsed_ms
+"""
+
 _ALREADY = """
 SELECT 1 FROM paynotify_attempt
  WHERE notification_id = :id AND claim_no = :claim_no
@@ -217,6 +228,13 @@ class SqliteStore(Upkeep):
                 wrote = _settle_one(tx, settlement, now)
                 (written if wrote else stale).append(settlement.claimed.id)
         return Settled(written=tuple(written), stale=tuple(stale))
+
+    def roll_up(self, seen: Mapping[int, Measured], *, worker: str) -> None:
+        """See :meth:`worker.store.Store.roll_up`."""
+        with self._write() as tx:
+            now = _now()
+            minute_at = now - now % 60_000_000
+            tx.executemany(_ROLL_UP, [(minute_at, worker, *row) for row in seen_rows(seen)])
 
     def stage(self, *, limit: int) -> int:
         """See :meth:`worker.store.Store.stage`."""

@@ -4,24 +4,17 @@ Nothing here is on the hot path. Must never move a notification without the stat
 same statement.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, Select, func, insert, or_, select, update
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from worker.breaker import after
 from worker.columns import database_now
-from worker.database import unavailable
-from worker.errors import UnavailableError
-from worker.models import Health, Measured, Outcome, State, Tally
+from worker.models import Health, Outcome, State, Tally
 from worker.store import Backlog, Rules
 from worker.tables import attempt, audit, dead_letter, delivery, inbox, lane
-from worker.tables_alerts import rollup
 
 
 class Upkeep:
@@ -63,31 +56,6 @@ class Upkeep:
                     tx.execute(
                         update(lane).where(lane.c.id == row.id).values(_columns(health, now))
                     )
-
-    def roll_up(self, seen: Mapping[int, Measured], *, worker: str) -> None:
-        """See :meth:`worker.store.Store.roll_up`."""
-        if not seen:
-            return
-        try:
-            with self._engine.begin() as tx:
-                minute_at = _now(tx).replace(second=0, microsecond=0)
-                tx.execute(
-                    _ADD[self._engine.dialect.name],
-                    # In order, should two processes ever bear the same name.
-                    [
-                        {
-                            "minute_at": minute_at,
-                            "endpoint_id": endpoint_id,
-                            "worker": worker,
-                            **asdict(seen[endpoint_id]),
-                        }
-                        for endpoint_id in sorted(seen)
-                    ],
-                )
-        except DBAPIError as error:
-            raise unavailable(error) from error
-        except PoolTimeoutError as error:
-            raise UnavailableError("database", str(error), "it is tried again") from error
 
     def backlog(self) -> Backlog:
         """See :meth:`worker.store.Store.backlog`."""
@@ -178,22 +146,6 @@ class Upkeep:
             return [letter_id for letter_id, _ in letters]
 
 
-_KEY = ("minute_at", "endpoint_id", "worker")
-
-
-def _adding(into: Any) -> Any:
-    """Insert a row of counts, or add them to the one that is there."""
-    return into.on_conflict_do_update(
-        index_elements=_KEY,
-        set_={
-            column.name: column + into.excluded[column.name]
-            for column in rollup.c
-            if column.name not in _KEY
-        },
-    )
-
-
-_ADD = {"postgresql": _adding(postgresql.insert(rollup)), "sqlite": _adding(sqlite.insert(rollup))}
 _CLOCK: Select[Any] = select(database_now())
 _UNFINISHED = or_(delivery.c.state == "waiting", delivery.c.state == "pending")
 _HELD_AND_OLDEST = (
