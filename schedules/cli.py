@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from schedules.tick_book import Past, Standing
     from worker.runtime import Desk
 
-app = typer.Typer(no_args_is_help=True, help="What runs by the clock, and what became of it.")
+app = typer.Typer(no_args_is_help=True)
 
 _Name = Annotated[str, typer.Argument(help="Name of the schedule.", show_default=False)]
 _Who = Annotated[

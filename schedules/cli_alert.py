@@ -21,7 +21,7 @@ from worker.incidents import Alert, Occasion, Severity, Silence
 if TYPE_CHECKING:
     from worker.runtime import Desk
 
-app = typer.Typer(no_args_is_help=True, help="What is wrong, and who is told.")
+app = typer.Typer(no_args_is_help=True)
 
 _Who = Annotated[
     str, typer.Option("--who", help="Who does it, for the audit log. [default: your login]")

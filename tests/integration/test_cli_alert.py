@@ -6,12 +6,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, select
 
-from schedules import cli_alert
 from tests.alarms import alerts_of, at, count_up, minutes, notices_of, now_of, webhook, written
 from tests.office import MASTER_KEY
 from tests.receiver import Receiver
 from tests.terminal import Terminal
-from worker import cli, tables
+from worker import tables
 
 RULE = '[[rule]]\nname = "dead"\nmeasure = "dead_letters"\nthreshold = 1\nwindow_s = 60\n'
 LOG = '[[sink]]\nname = "log"\nkind = "log"\n'
@@ -29,16 +28,13 @@ def terminal(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> Iterator[Terminal]:
+) -> Terminal:
     (tmp_path / "paynotify.toml").write_text("")
     (tmp_path / "alerts.toml").write_text(LOG + RULE)
     monkeypatch.setenv("PAYNOTIFY_CONFIG", str(tmp_path / "paynotify.toml"))
     monkeypatch.setenv("PAYNOTIFY_DATABASE_URL", dsn)
     monkeypatch.setenv("PAYNOTIFY_MASTER_KEY", MASTER_KEY)
-    groups = cli.app.registered_groups[:]
-    cli.app.add_typer(cli_alert.app, name="alert")
-    yield Terminal(capsys)
-    cli.app.registered_groups[:] = groups
+    return Terminal(capsys)
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ def terminal(
 
 
 def _commands() -> list[tuple[str, ...]]:
-    top = typer.main.get_command(cli.app)
+    top = typer.main.get_command(cli.commands(cli.SCHEDULES))
     found: list[tuple[str, ...]] = []
     for name, command in getattr(top, "commands").items():  # noqa: B009 - a group has them
         inner = getattr(command, "commands", None)
