@@ -99,12 +99,14 @@ class Asker:
         by = instant.now() + timedelta(seconds=self._budget_s)
         with ExitStack() as pools:
             waiting: list[Future[Answered | None]] = []
+            lines: list[Line] = []
             for name, asked in questions.items():
                 channel = self._channels.get(name)
                 if channel is None:
                     yield from map(_of_no_channel, asked)
                     continue
-                line = Line(channel, self._book, instant, wait=self._wait)
+                line = Line(channel, self._book, instant, expected=len(asked), wait=self._wait)
+                lines.append(line)
                 threads = max(1, min(self._threads, len(asked)))
                 pool = pools.enter_context(ThreadPoolExecutor(threads, "paynotify-channel"))
                 one = _One(line, instant, by)
@@ -113,6 +115,8 @@ class Asker:
                 answered = done.result()
                 if answered is not None:
                     yield answered
+            for line in lines:
+                line.close()
 
 
 class _One:

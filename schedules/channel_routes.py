@@ -12,14 +12,13 @@ from typing import Generic, Protocol, TypeVar
 
 from schedules.ports import ChannelPort, Finding, RefundFinding
 from schedules.route_book import RouteBook
-from schedules.route_health import RouteHealth, is_open
+from schedules.route_health import RouteHealth, after_failure, is_open
 from worker import clock
 from worker.breaker import Policy
 
 Answer = TypeVar("Answer", Finding, RefundFinding)
 # Questions are reserved this far ahead, so that one row is not written for each.
-_AHEAD_S = 0.5
-_AHEAD_MAX = 50
+_AHEAD_S = 2.0
 _STEP_MAX = timedelta(hours=1)
 
 
@@ -97,6 +96,7 @@ class Line:
         channel: its routes, pace and breaker.
         book: where health and pace are kept.
         instant: the time.
+        expected: questions that are to come; room is reserved for them together.
         wait: blocks a thread for so many seconds.
     """
 
@@ -106,12 +106,15 @@ class Line:
         book: RouteBook,
         instant: Instant,
         *,
+        expected: int = 1,
         wait: Callable[[float], None] = clock.sleep,
     ) -> None:
         self.channel = channel
         self._book, self._instant, self._wait = book, instant, wait
         self._lock = Lock()
         self._health = book.health(channel.name)
+        self._unwritten: set[str] = set()
+        self._expected = expected
         self._next_at = instant.now()
         self._reserved = 0
 
@@ -147,6 +150,12 @@ class Line:
             self._failed(route.name, probe=probe)
         return last
 
+    def close(self) -> None:
+        """Write down the failures that were counted; a killed process only forgets counts."""
+        with self._lock:
+            for name in sorted(self._unwritten):
+                self._write(name)
+
     def _is_shut(self, name: str) -> bool:
         with self._lock:
             return is_open(self._health.get(name, RouteHealth()), self._instant.now())
@@ -170,22 +179,29 @@ class Line:
             health = self._health.get(name, RouteHealth())
             if health == RouteHealth() or (health.open_until is not None and not probe):
                 return
-            self._health[name] = self._book.answered(
-                self.channel.name, name, now=self._instant.now(), probe=probe
-            )
+            self._health[name] = RouteHealth()
+            self._remember(name, at_once=probe)
 
     def _failed(self, name: str, *, probe: bool) -> None:
         with self._lock:
-            health = self._health.get(name, RouteHealth())
-            if health.open_until is not None and not probe:
-                return
-            self._health[name] = self._book.failed(
-                self.channel.name,
-                name,
-                now=self._instant.now(),
-                policy=self.channel.breaker,
-                probe=probe,
+            before = self._health.get(name, RouteHealth())
+            health = after_failure(
+                before, now=self._instant.now(), policy=self.channel.breaker, probe=probe
             )
+            if health != before:
+                self._health[name] = health
+                self._remember(name, at_once=health.open_until is not None)
+
+    def _remember(self, name: str, *, at_once: bool) -> None:
+        """Write what others must know now; mere counts wait for :meth:`close`."""
+        self._unwritten.add(name)
+        if at_once:
+            self._write(name)
+
+    def _write(self, name: str) -> None:
+        health, now = self._health[name], self._instant.now()
+        self._book.write(self.channel.name, name, health, now=now)
+        self._unwritten.discard(name)
 
     def _paced(self, by: datetime | None) -> bool:
         """Wait for room; False when there is none in time."""
@@ -195,9 +211,10 @@ class Line:
                 return False
             if not self._reserved:
                 rate = self.channel.rate_per_s
-                ahead = max(1, min(_AHEAD_MAX, int(rate * _AHEAD_S)))
+                ahead = max(1, min(self._expected, int(rate * _AHEAD_S)))
                 self._next_at = self._book.reserve(self.channel.name, ahead, rate, now=now)
                 self._reserved = ahead
+                self._expected -= ahead
             at = self._next_at
             if by is not None and at >= by:
                 return False

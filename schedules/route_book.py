@@ -6,11 +6,11 @@ Each method is a short transaction of its own. Must never be held open while a c
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, select, update
+from sqlalchemy import Engine, Row, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 
 from schedules import rows
-from schedules.route_health import RouteHealth, after_failure
-from worker.breaker import Policy
+from schedules.route_health import RouteHealth
 from worker.tables_orders import route
 
 # A probe that nobody reports on is granted again after this.
@@ -35,25 +35,32 @@ class RouteBook:
         with self._engine.connect() as connection:
             return {row.route: _read(row) for row in connection.execute(query)}
 
-    def failed(
-        self, channel: str, name: str, *, now: datetime, policy: Policy, probe: bool
-    ) -> RouteHealth:
-        """Remember a question without an answer; returns the health that follows."""
-        with self._engine.begin() as tx:
-            before = self._hold(tx, channel, name)
-            health = after_failure(before, now=now, policy=policy, probe=probe)
-            if health != before:
-                self._write(tx, channel, name, health, now)
-        return health
+    def write(self, channel: str, name: str, health: RouteHealth, *, now: datetime) -> None:
+        """Keep a route's health; a breaker that somebody else opened is not closed by a count.
 
-    def answered(self, channel: str, name: str, *, now: datetime, probe: bool) -> RouteHealth:
-        """Remember an answer: failures are forgotten, and a probe closes the breaker."""
+        Args:
+            channel: of the route.
+            name: of the route.
+            health: as it is now.
+            now: aware.
+        """
+        values = {
+            "failures_in_row": health.failures_in_row,
+            "open_until": health.open_until,
+            "opened_times": health.opened_times,
+            "updated_at": now,
+        }
         with self._engine.begin() as tx:
-            before = self._hold(tx, channel, name)
-            if before.open_until is not None and not probe:
-                return before  # asked before it opened; the probe will tell
-            self._write(tx, channel, name, RouteHealth(), now)
-        return RouteHealth()
+            dialect = postgresql if tx.dialect.name == "postgresql" else sqlite
+            statement: Any = dialect.insert(route).values(channel=channel, route=name, **values)
+            counted = health.failures_in_row > 0 and health.open_until is None
+            tx.execute(
+                statement.on_conflict_do_update(
+                    index_elements=["channel", "route"],
+                    set_=values,
+                    where=route.c.open_until.is_(None) if counted else None,
+                )
+            )
 
     def grant_probe(
         self, channel: str, name: str, seen: RouteHealth, *, now: datetime
@@ -98,25 +105,6 @@ class RouteBook:
                 )
             )
         return first
-
-    def _hold(self, tx: Connection, channel: str, name: str) -> RouteHealth:
-        rows.insert_new(tx, route, {"channel": channel, "route": name})
-        query = select(route).where(route.c.channel == channel, route.c.route == name)
-        return _read(tx.execute(query.with_for_update()).one())
-
-    def _write(
-        self, tx: Connection, channel: str, name: str, health: RouteHealth, now: datetime
-    ) -> None:
-        tx.execute(
-            update(route)
-            .where(route.c.channel == channel, route.c.route == name)
-            .values(
-                failures_in_row=health.failures_in_row,
-                open_until=health.open_until,
-                opened_times=health.opened_times,
-                updated_at=now,
-            )
-        )
 
 
 def _read(row: Row[Any]) -> RouteHealth:

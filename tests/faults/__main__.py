@@ -5,6 +5,7 @@
     python3 -m tests.faults outage --seconds 60 --per-s 1000
     python3 -m tests.faults hanging --endpoints 2000 --rounds 3 --seconds 20 --per-s 300
     python3 -m tests.faults beats --minutes 10
+    python3 -m tests.faults orders --count 10000
 
 Each prints what it measured and the comparison of the three books, and fails when a promise is
 broken.
@@ -18,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.faults import beats, hanging, kills, outage
+from tests.faults import beats, hanging, kills, orders, outage
 from tests.faults.site import Site, site
 from tests.services import PostgresServer, RedisServer
 from worker import database, schema
@@ -83,11 +84,22 @@ def _beats(given: argparse.Namespace) -> str:
     return "; ".join(ran.broken)
 
 
+def _orders(given: argparse.Namespace) -> str:
+    with PostgresServer() as postgres, tempfile.TemporaryDirectory(prefix="pn-faults-") as folder:
+        engine = database.connect(postgres.dsn())
+        schema.migrate(engine)
+        ran = orders.run(engine, Path(folder), count=given.count)
+        engine.dispose()
+    print(ran.text())
+    return "a promise was broken" if ran.problems else ""
+
+
 _RUNS: dict[str, Callable[[argparse.Namespace], str]] = {
     "kills": _kills,
     "outage": _outage,
     "hanging": _hanging,
     "beats": _beats,
+    "orders": _orders,
 }
 
 
@@ -100,7 +112,7 @@ def main() -> int:
     )
     reader.add_argument("run", nargs="?", choices=[*_RUNS], help="only this one")
     reader.add_argument("--kills", type=int, default=30)
-    reader.add_argument("--count", type=int, default=10_000, help="callbacks of kills")
+    reader.add_argument("--count", type=int, default=10_000, help="callbacks of kills, or orders")
     reader.add_argument("--seconds", type=float, default=60, help="without Redis, or of a round")
     reader.add_argument("--per-s", type=float, default=300, help="callbacks a second")
     reader.add_argument("--endpoints", type=int, default=2000)
