@@ -26,7 +26,7 @@ LIMIT_MS = 200.0
 # One level more in each index.
 _PAGES_MORE = 1.5
 _ROWS_SMALL = 5000
-_EXPLAINED = 4
+_EXPLAINED = 2
 
 
 @dataclass(slots=True)

@@ -282,7 +282,7 @@ def test_the_job_brings_an_unannounced_row_to_its_merchant(dsn: str, tmp_path: P
                 )
             )
         # The bell of an installation without a broker says that nobody hears it.
-        assert whole_round(compensation.sweep(working.desk)) == {"accepted": 1}
+        assert +whole_round(compensation.sweep(working.desk)) == {"accepted": 1}
         working.courier.start()
         working.courier.deliver(Pool.FAST)
         until(lambda: len(receiver.ledger()) == 1)
