@@ -7,6 +7,7 @@ restart would miss, nor stop because the database or the broker is away.
     celery -A worker.app beat -S schedules.beat:Scheduler
 """
 
+import logging
 import os
 import socket
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from schedules.tasks import QUEUE, TASK
 from schedules.ticks import Ticks
 from worker import clock, database, schema, settings, telemetry
 from worker.errors import PaynotifyError
+from worker.settings import Settings
 
 # Between two looks; so late is a tick at most.
 LOOK_S = 1.0
@@ -98,7 +100,7 @@ class Scheduler(beat.Scheduler):  # type: ignore[misc]
         began_s = clock.monotonic_s()
         try:
             if self._beat is None:
-                self._beat = self._open()
+                self._beat = self._open(settings.load(host=True))
             self._beat.look()
         except (PaynotifyError, SQLAlchemyError) as error:
             known = database.unavailable(error) if isinstance(error, DBAPIError) else error
@@ -112,8 +114,9 @@ class Scheduler(beat.Scheduler):  # type: ignore[misc]
         """What Celery's banner says of us."""
         return "    . cron table -> config/schedules.toml"
 
-    def _open(self) -> Beat:
-        chosen = settings.load(host=True)
+    def _open(self, chosen: Settings) -> Beat:
+        # Celery has set up a handler of its own: every line would come twice.
+        logging.getLogger().handlers.clear()
         telemetry.configure(chosen.log_level, chosen.log_format)
         engine = database.connect(chosen.database_dsn, pool_size=1)
         try:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from schedules.tick_book import Past, Standing
     from worker.runtime import Desk
 
-app = typer.Typer(no_args_is_help=True, help="What runs by the clock, and what became of it.")
+app = typer.Typer(no_args_is_help=True)
 
 _Name = Annotated[str, typer.Argument(help="Name of the schedule.", show_default=False)]
 _Who = Annotated[
@@ -144,7 +144,7 @@ def history(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """List ticks, newest first: what ran, how often it was begun, how it ended, what was skipped."""
+    """List ticks, newest first: how often each was begun, how it ended, why it was skipped."""
     from schedules import tick_book  # noqa: PLC0415 - as above
 
     with desk() as at:

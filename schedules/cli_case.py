@@ -13,7 +13,7 @@ from schedules.cases import Case, Evidence, Filters
 from worker.cli_input import ID_MAX, Json, Who, Why, desk, example, need, person
 from worker.cli_print import console, facts, note, say, say_json, table
 
-app = typer.Typer(no_args_is_help=True, help="Disagreements that a person has to settle.")
+app = typer.Typer(no_args_is_help=True)
 
 _Id = Annotated[int, typer.Argument(min=1, max=ID_MAX, help="Id of the case.", show_default=False)]
 

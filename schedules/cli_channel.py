@@ -16,7 +16,7 @@ from worker.cli_input import Json, example, moment
 from worker.cli_print import console, facts, say, say_json, table
 from worker.errors import NotFoundError
 
-app = typer.Typer(help="Payment channels that are asked about orders.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
 
 @app.command("list", epilog=example("paynotify channel list", "paynotify channel list --json"))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from schedules.order_desk import OrderDesk
     from worker.runtime import Desk
 
-app = typer.Typer(no_args_is_help=True, help="Orders, and what their channels said of them.")
+app = typer.Typer(no_args_is_help=True)
 
 _No = Annotated[str, typer.Argument(help="Number of the order.", show_default=False)]
 _Amount = Annotated[

@@ -73,7 +73,7 @@ class Table:
         return next((line for line in self.lines if line.name == name), None)
 
 
-def read(text: str, *, check_job: Callable[[str], None]) -> Table:
+def read(text: str, *, check_job: Callable[[str], object]) -> Table:
     r"""Read a cron table.
 
     Args:
@@ -81,9 +81,9 @@ def read(text: str, *, check_job: Callable[[str], None]) -> Table:
         check_job: raises :class:`BadFieldError` when there is no such job.
 
     Examples:
-        >>> table = read('[[schedule]]\nname = "a"\ncron = "61 * * * *"', check_job=print)
-        >>> table.problems[0].split(";")[0]
-        "line 3: cron: '61 * * * *' is no cron expression"
+        >>> text = '[[schedule]]\nname = "a"\njob = "retention"\ncron = "61 * * * *"'
+        >>> read(text, check_job=len).problems[0].split(";")[0]
+        "line 4: cron: '61 * * * *' is no cron expression"
     """
     lines: dict[str, Line] = {}
     problems: list[str] = []
@@ -110,7 +110,7 @@ class CronTable:
         check_job: as in :func:`read`.
     """
 
-    def __init__(self, path: Path, *, check_job: Callable[[str], None]) -> None:
+    def __init__(self, path: Path, *, check_job: Callable[[str], object]) -> None:
         self.path = path
         self._check_job = check_job
         self._stamp: tuple[int, ...] | None = None
@@ -172,7 +172,7 @@ def _parse(block: list[str]) -> dict[str, Any]:
     return dict(entry[0])
 
 
-def _line(line_no: int, entry: Mapping[str, Any], check_job: Callable[[str], None]) -> Line:
+def _line(line_no: int, entry: Mapping[str, Any], check_job: Callable[[str], object]) -> Line:
     for name, value in entry.items():
         _check_kind(name, value)
     for name in ("name", "cron", "job"):

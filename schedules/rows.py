@@ -32,5 +32,5 @@ def insert_new(tx: Connection, table: Table, *rows: dict[str, Any]) -> int:
         statement: Any = postgresql.insert(table).values(list(rows)).on_conflict_do_nothing()
     else:
         statement = sqlite.insert(table).values(list(rows)).on_conflict_do_nothing()
-    # One statement for all of them: only so does the database say how many were new.
-    return int(tx.execute(statement).rowcount)
+    # One statement for all of them, that says which were new: drivers do not count them.
+    return len(tx.execute(statement.returning(*table.primary_key.columns)).all())

@@ -1,4 +1,4 @@
-"""The task shell of the schedules, and their thread in every worker process.
+"""The task shell of the schedules, and their threads in every worker process.
 
 A message says only that there may be due ticks. Must never be what a tick depends on: each worker
 looks for itself once a second, so that a broker that is away costs two seconds.
@@ -10,6 +10,7 @@ from threading import Lock
 
 from celery import signals
 
+from schedules.alert_watch import Watch
 from schedules.jobs import Jobs
 from schedules.runner import Runner
 from schedules.ticks import Ticks
@@ -47,7 +48,10 @@ def runner() -> Runner:
                 lease_s=desk.settings.lease_s,
             )
             made.start()
+            watch = Watch(desk)
+            watch.start()
             _built.append(made)
+            _watches.append(watch)
         return _built[0]
 
 
@@ -66,6 +70,8 @@ def _stop(**_: object) -> None:
     # Not under the lock: the thread the signal interrupts may hold it.
     for made in _built:
         made.stop()
+    for watch in _watches:
+        watch.close()
 
 
 @signals.worker_shutdown.connect  # type: ignore[untyped-decorator]
@@ -75,4 +81,5 @@ def _close(**_: object) -> None:
 
 
 _built: list[Runner] = []
+_watches: list[Watch] = []
 _lock = Lock()

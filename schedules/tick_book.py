@@ -5,9 +5,18 @@ Must never change anything without a person and a reason in the audit log.
 
 import json
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
-from sqlalchemy import Connection, Engine, and_, delete, func, insert, select, tuple_, update
+from sqlalchemy import (
+    Connection,
+    Engine,
+    and_,
+    func,
+    insert,
+    literal_column,
+    select,
+    update,
+)
 
 from schedules import rows
 from schedules.crontable import Line
@@ -56,9 +65,9 @@ class Standing:
 def standings(engine: Engine) -> dict[str, Standing]:
     """Say how every line stands that a beat has ever seen."""
     with engine.connect() as connection:
-        waits = select(tick.c.name, func.count()).where(tick.c.state == "due")
-        due = connection.execute(waits.group_by(tick.c.name)).tuples().all()
-        waiting: dict[str, int] = dict(due)
+        waits = select(tick.c.name, func.count()).where(tick.c.state == literal_column("'due'"))
+        due = connection.execute(waits.group_by(tick.c.name))
+        waiting: dict[str, int] = {row[0]: row[1] for row in due}
         found = connection.execute(select(schedule).order_by(schedule.c.name)).all()
         return {
             row.name: Standing(
@@ -167,27 +176,6 @@ def beat_age_s(engine: Engine) -> float | None:
     with engine.connect() as connection:
         at = connection.scalar(select(sweep.c.beat_at).where(sweep.c.name == BEAT))
         return None if at is None else max(0.0, (rows.now(connection) - at).total_seconds())
-
-
-def forget(engine: Engine, *, older_than: timedelta, limit: int = 1000) -> int:
-    """Remove the oldest finished ticks in one transaction; returns how many.
-
-    The newest tick of a clock that may still be set back must stay, so ``older_than`` should be
-    days.
-    """
-    with engine.begin() as tx:
-        oldest = (
-            select(tick.c.name, tick.c.tick_at)
-            .where(
-                tick.c.tick_at < rows.now(tx) - older_than,
-                tick.c.state.in_(["done", "failed", "skipped"]),
-            )
-            .order_by(tick.c.tick_at)
-            .limit(limit)
-        )
-        return int(
-            tx.execute(delete(tick).where(tuple_(tick.c.name, tick.c.tick_at).in_(oldest))).rowcount
-        )
 
 
 def _turn(tx: Connection, name: str, *, paused: bool) -> None:

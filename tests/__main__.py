@@ -9,6 +9,7 @@ Must never report success when a step failed, nor skip what is not installed.
 """
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -30,6 +31,8 @@ def main(arguments: list[str]) -> int:
         print(__doc__)
         return 0
     bootstrap.ensure(groups=("test",))
+    # A shell that starts us in the background has us ignore Ctrl-C, and so would every child.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     chosen = [
         # Not after an option that takes a value: -k unit.
         f"tests/{word}" if word in _ROOMS and before not in ("-k", "-m", "-p", "-o") else word
@@ -59,8 +62,8 @@ def _steps(chosen: list[str], *, whole: bool) -> list[tuple[str, list[str]]]:
         ("format", ["ruff", "format", "--check", "."]),
         ("lint", ["ruff", "check", "."]),
         ("types", ["mypy"]),
-        ("tests", ["coverage", "run", "-m", "pytest", *chosen]),
-        ("coverage", ["coverage", "report"]),
+        # Two at a time: most tests wait for a process, a lease or a merchant.
+        ("tests", ["pytest", "-n", "2", "--cov", "--cov-report=term", *chosen]),
     ]
 
 

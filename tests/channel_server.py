@@ -12,7 +12,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tests.certificates import server_context
-from tests.channel_dialects import DIALECTS, Dialect, Held, Keyring, Question, Reply, Request
+from tests.channel_dialects import DIALECTS
+from tests.channel_speech import Dialect, Held, Keyring, Question, Reply, Request
 
 _STALL_MAX_S = 60.0
 _HUGE_BYTES = 8 << 20

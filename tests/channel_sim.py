@@ -1,7 +1,7 @@
 """The payment channels in a process of their own: six kinds, honest until told to lie.
 
 Orders are set by a control call; every question is kept, and :meth:`ChannelSim.asked` is what
-tests believe. Must never import an adapter: see ``channel_dialects.py``.
+tests believe. Must never import an adapter: see ``channel_speech.py``.
 
     python -m tests.channel_sim --folder FOLDER [--port 0] [--tls MODE]
 """
@@ -18,11 +18,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Literal, Self, cast
 
-from tests import channel_dialects as dialects
+from tests import channel_speech as speech
+from tests.channel_dialects import DIALECTS
 from tests.channel_server import serve
 
 _ROOT = Path(__file__).resolve().parent.parent
-CHANNELS = tuple(dialects.DIALECTS)
+CHANNELS = tuple(DIALECTS)
 Kind = Literal[
     "amount",  # says one minor unit more
     "currency",  # says another currency
@@ -277,17 +278,17 @@ class ChannelSim:
 
 _FIELDS = {
     "alipay": """app_id = "2014072300007148"
-private_key_file = "alipay_app.pem"
-public_key_file = "alipay_platform.pub\"""",
+private_key_file = "merchant.pem"
+public_key_file = "platform.pub\"""",
     "wechat_v3": f"""mchid = "1900000001"
-serial_no = "{dialects.WECHAT_SERIAL}"
-private_key_file = "wechat_merchant.pem"
-platform_serial = "{dialects.PLATFORM_SERIAL}"
-public_key_file = "wechat_platform.pub\"""",
+serial_no = "{speech.WECHAT_SERIAL}"
+private_key_file = "merchant.pem"
+platform_serial = "{speech.PLATFORM_SERIAL}"
+public_key_file = "platform.pub\"""",
     "unionpay": """mer_id = "777290058110048"
 cert_id = "68759663125"
-private_key_file = "unionpay_merchant.pem"
-public_key_file = "unionpay_platform.pub\"""",
+private_key_file = "merchant.pem"
+public_key_file = "platform.pub\"""",
     "stripe": 'key_file = "stripe.key"',
     "epay": 'pid = "1001"\nkey_file = "epay.key"',
     "generic_json": """key_file = "generic.key"
@@ -324,9 +325,9 @@ def _main() -> None:
     parser.add_argument("--tls")
     given = parser.parse_args()
     for name, key in (
-        ("stripe", dialects.STRIPE_KEY),
-        ("epay", dialects.EPAY_KEY),
-        ("generic", dialects.GENERIC_KEY),
+        ("stripe", speech.STRIPE_KEY),
+        ("epay", speech.EPAY_KEY),
+        ("generic", speech.GENERIC_KEY),
     ):
         (given.folder / f"{name}.key").write_text(key)
     serve(given.folder, given.port, given.tls)

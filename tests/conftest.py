@@ -68,7 +68,9 @@ def _interrupts() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
     """A PostgreSQL server for the whole run; who restarts or kills it starts it again."""
-    with PostgresServer() as server:
+    # Servers are killed here, machines are not. With fsync on, a start after a kill looks through
+    # every file of the hundreds of databases that tests have left, which can take minutes.
+    with PostgresServer(fsync="off") as server:
         yield server
 
 

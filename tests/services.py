@@ -149,10 +149,10 @@ class Child:
 
 
 class PostgresServer(Child):
-    """PostgreSQL with ``fsync`` on, as production has it, and ``pg_stat_statements`` loaded.
+    """PostgreSQL as production has it (``fsync`` on), and ``pg_stat_statements`` loaded.
 
     Args:
-        settings: more server settings (``max_connections="10"``).
+        settings: server settings that go before (``max_connections="10"``).
     """
 
     def __init__(self, **settings: str) -> None:

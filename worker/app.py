@@ -10,9 +10,8 @@ from urllib.parse import parse_qs, urlsplit
 from celery import Celery
 from kombu import Queue
 
-from worker import broker, settings
+from worker import broker, mailbox, settings
 from worker.bells import KEY_PREFIX
-from worker.mailbox import TRANSPORTS
 
 QUEUES = ("deliver", "deliver.slow", "sweep", "alerts")
 
@@ -24,9 +23,9 @@ def configuration() -> dict[str, Any]:
     """Read the broker's settings; Celery calls this when it first needs them."""
     chosen = settings.load(host=True)
     url = broker.current_url(chosen)
+    mailbox.install()
     return {
         "broker_url": url or "redis://127.0.0.1:6379/0",
-        "broker_transport": TRANSPORTS.get((url or "redis").partition("://")[0]),
         "broker_transport_options": _transport_options(url or ""),
         "broker_connection_retry_on_startup": True,
         # For ever: callbacks go out without the broker meanwhile.

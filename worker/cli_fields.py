@@ -56,6 +56,13 @@ Ca = Annotated[Path | None, typer.Option("--ca", help="PEM file of CAs, instead 
 Client = Annotated[
     Path | None, typer.Option("--client-cert", help="PEM file of a certificate with its key.")
 ]
+Revive = Annotated[
+    bool | None,
+    typer.Option(
+        "--revive/--no-revive",
+        help="Dead letters are sent again by themselves, slowly, once it answers again.",
+    ),
+]
 
 
 def fields(params: Mapping[str, Any]) -> Fields:
@@ -81,6 +88,7 @@ def fields(params: Mapping[str, Any]) -> Fields:
         "terminal_statuses": params["terminal_status"] or None,
         "ca_pem": read_text(params["ca"], "--ca"),
         "client_pem": read_text(params["client_cert"], "--client-cert"),
+        "revive": params["revive"],
     }
     return cast("Fields", {name: value for name, value in given.items() if value is not None})
 
@@ -132,5 +140,6 @@ def describe(endpoint: Endpoint) -> dict[str, object]:
         "in_flight_cap": endpoint.in_flight_cap,
         "allowed": asdict(endpoint.allowed),
         "own_ca": endpoint.ca_pem is not None,
+        "revive": endpoint.revive,
         "config_no": endpoint.config_no,
     }

@@ -4,6 +4,7 @@ Never hands out an engine that would hang: every wait on a database has an end.
 """
 
 import sqlite3
+from hashlib import sha256
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -93,6 +94,8 @@ def _sqlite(dsn: str, pool_size: int) -> Engine:
         # FULL: a committed claim or settle survives a power cut.
         cursor.execute("PRAGMA synchronous=FULL")
         cursor.execute("PRAGMA foreign_keys=ON")
+        # PostgreSQL has it built in.
+        raw.create_function("sha256", 1, _sha256, deterministic=True)
         cursor.close()
 
     @event.listens_for(engine, "begin")
@@ -102,6 +105,10 @@ def _sqlite(dsn: str, pool_size: int) -> Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine
+
+
+def _sha256(data: bytes) -> bytes:
+    return sha256(data).digest()
 
 
 def unavailable(error: DBAPIError) -> UnavailableError:

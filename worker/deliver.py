@@ -21,6 +21,7 @@ from worker.endpoint_book import EndpointBook
 from worker.errors import PaynotifyError, UnavailableError, UrlRefusedError
 from worker.judging import judged
 from worker.models import Pool, Reply, Request, Schedule
+from worker.rollup import Rollup
 from worker.settler import Answer, Batch, Sent, Settler, newest, summary
 from worker.shape import UNREADABLE, check_sendable, not_sent, shaped
 from worker.store import Claim, Store
@@ -65,6 +66,7 @@ class Courier:
         book: endpoints by id and version.
         mark_gone: told the id of an endpoint that answered 410, and its config_no.
         doorbell: rung when there is more.
+        rollup: counts what was settled.
         manner: limits and defaults.
         make_transport: makes the transport, given where replies go.
     """
@@ -76,6 +78,7 @@ class Courier:
         book: EndpointBook,
         mark_gone: Callable[[int, int], object],
         doorbell: Doorbell,
+        rollup: Rollup,
         manner: Manner,
         make_transport: "Callable[[Callable[[Sequence[tuple[Request, Reply]]], None]], Transport]",
     ) -> None:
@@ -93,6 +96,7 @@ class Courier:
             ),
             on_gone=mark_gone,
             on_settled=self._after_settle,
+            rollup=rollup,
             batch_size=manner.batch_size,
             wait_s=manner.settle_s,
             slow_after_ms=manner.slow_after_ms,
@@ -102,7 +106,6 @@ class Courier:
         self._slow_slots = BoundedSemaphore(max(1, manner.slots // 3))
         self._lingering = BoundedSemaphore(max(1, manner.slots // 2))
         self._closing = False
-        self._suspect = Batch(0, Pool.SLOW, capped=False)
         self.unheard = Unheard()
         self.last_delivery_s = clock.monotonic_s()
 
@@ -157,25 +160,25 @@ class Courier:
             self.ring(pool)
         return summary(batches)
 
-    def deliver_suspect(self) -> None:
-        """Send one row that may have killed its workers, when the last such one is settled."""
-        if self._closing or not self._suspect.done.is_set():
-            return
-        claim = self._store.claim_suspect(worker=self._manner.worker)
-        if claim.rows:
-            self._berths.board(Pool.SLOW, len(claim.rows))
-            self._suspect = self._send(claim, Pool.SLOW)
+    def deliver_suspect(self) -> Batch | None:
+        """Send one row that may have ended its workers; None when there is none.
 
-    def answer(self, unheard: Pool | None) -> None:
-        """Do what :attr:`unheard` asks for: claim for a pool, or the next suspect."""
-        if unheard is None:
-            self.deliver_suspect()
-        else:
-            self.deliver(unheard, linger=False)
+        Raises:
+            UnavailableError: the database is away.
+        """
+        if self._closing:
+            return None
+        claim = self._store.claim_suspect(worker=self._manner.worker)
+        if not claim.rows:
+            return None
+        self._berths.board(Pool.SLOW, len(claim.rows))
+        return self._send(claim, Pool.SLOW)
 
     def ring(self, pool: Pool) -> None:
         """Ask for another claim: by the doorbell, or within this process when nobody hears it."""
-        if not self._doorbell.ring(pool):
+        heard = self._doorbell.ring(pool)
+        telemetry.show_broker_away(away=not heard)
+        if not heard:
             telemetry.count_bell("failed")
             self.unheard.add(pool)
 
@@ -291,9 +294,6 @@ class Courier:
 
     def _after_settle(self, batches: set[Batch]) -> None:
         """Ring again for what had to wait for these."""
-        if self._suspect in batches and self._suspect.done.is_set():
-            # One a tick would keep hundreds waiting for minutes after a series of crashes.
-            self.unheard.add(None)
         pools = {batch.pool for batch in batches if batch.capped} | self._berths.starved()
         if not self._closing:
             for pool in pools:

@@ -49,6 +49,7 @@ class Fields(TypedDict, total=False):
     allowed: Allowed
     ca_pem: str | None
     client_pem: str | None
+    revive: bool
 
 
 def check_name(name: str) -> str:
@@ -174,6 +175,13 @@ def check_client(pem: str | None) -> str | None:
     return pem
 
 
+def check_revive(value: bool) -> bool:  # noqa: FBT001 - a field's value like the others
+    """Return whether dead letters come back by themselves; nothing but true or false."""
+    if not isinstance(value, bool):
+        raise BadFieldError("revive", f"is {value!r:.40}, must be true or false")
+    return value
+
+
 def checked(
     given: Fields, *, timeout_min_s: float, timeout_max_s: float = TIMEOUT_MAX_S
 ) -> dict[str, Any]:
@@ -200,6 +208,7 @@ def checked(
         "allowed": check_exceptions,
         "ca_pem": check_ca,
         "client_pem": check_client,
+        "revive": check_revive,
     }
     unknown = sorted(given.keys() - checks.keys())
     if unknown:

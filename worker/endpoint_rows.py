@@ -26,6 +26,7 @@ CONFIG = (
     "in_flight_cap",
     "allowed",
     "ca_pem",
+    "revive",
 )
 
 

@@ -15,7 +15,7 @@ from worker import clock, guard, intake_sql, tables
 from worker.drafts import Draft, Enqueue
 from worker.endpoint_rows import read_endpoint
 from worker.errors import BadFieldError, EventKeyConflictError, NotFoundError, PaynotifyError
-from worker.intake_sql import Entry, Key
+from worker.intake_sql import Entry, Key, Known
 from worker.models import Endpoint, EndpointState, Pool
 from worker.retry import matches
 
@@ -204,7 +204,7 @@ class Intake:
             draft,
         )
 
-    def _write(self, entries: list[Entry]) -> tuple[dict[Key, tuple[int, bytes]], dict[Key, int]]:
+    def _write(self, entries: list[Entry]) -> tuple[dict[Key, Known], dict[Key, int]]:
         """Write what is new; answer id and payload of all, and the ids of the new ones."""
         # The first of equal keys is written, the others are compared with it like any later call.
         first: dict[Key, Entry] = {}
@@ -213,7 +213,7 @@ class Intake:
         # In key order, so that two hosts that write the same events do not wait for each other
         # in a circle.
         fresh = intake_sql.write(self._connection, [first[key] for key in sorted(first)])
-        known = {key: (id_, first[key].draft.payload) for key, id_ in fresh.items()}
+        known = {key: Known(id_, first[key].draft.payload) for key, id_ in fresh.items()}
         old = sorted(first.keys() - fresh.keys())
         if old:
             known |= intake_sql.read(self._connection, old)
@@ -226,13 +226,13 @@ class Intake:
         return known, fresh
 
 
-def _judge(entries: list[Entry], known: dict[Key, tuple[int, bytes]]) -> Outcome:
+def _judge(entries: list[Entry], known: dict[Key, Known]) -> Outcome:
     ids = []
     for entry in entries:
-        id_, payload = known[entry.key]
-        if payload != entry.draft.payload:
-            return EventKeyConflictError(entry.endpoint.name, entry.key[1], id_)
-        ids.append(id_)
+        stored = known[entry.key]
+        if not stored.carries(entry.draft.payload):
+            return EventKeyConflictError(entry.endpoint.name, entry.key[1], stored.id)
+        ids.append(stored.id)
     return tuple(ids)
 
 

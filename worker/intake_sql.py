@@ -45,6 +45,28 @@ class Entry:
     draft: Draft
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A notification that has this key.
+
+    Attributes:
+        payload: its bytes; of a forgotten one only their SHA-256 is left.
+    """
+
+    id: int
+    payload: bytes
+    forgotten: bool = False
+
+    def carries(self, payload: bytes) -> bool:
+        """Tell whether it carries, or once carried, these bytes."""
+        return self.payload == (digest(payload) if self.forgotten else payload)
+
+
+def digest(payload: bytes) -> bytes:
+    """Return what is left of a payload when its notification is forgotten."""
+    return sha256(payload).digest()
+
+
 # Both rows of each new event. One that is there already, or that another transaction is writing
 # at this moment (it is waited for), is left alone and not answered. The events travel as one JSON
 # text: any driver can send it, and it costs a third of what arrays cost to write.
@@ -120,14 +142,16 @@ def _write_sqlite(connection: Connection, rows: list[dict[str, Any]]) -> dict[Ke
     return fresh
 
 
-def read(connection: Connection, keys: Sequence[Key]) -> dict[Key, tuple[int, bytes]]:
-    """Answer id and payload of notifications that are there already."""
+def read(connection: Connection, keys: Sequence[Key]) -> dict[Key, Known]:
+    """Answer what is there already."""
     table = _NOTIFICATION.c
-    query = select(table.id, table.endpoint_id, table.event_key, table.payload).where(
-        tuple_(table.endpoint_id, table.event_key).in_(keys)
-    )
+    query = select(
+        table.id, table.endpoint_id, table.event_key, table.payload, table.forgotten_at
+    ).where(tuple_(table.endpoint_id, table.event_key).in_(keys))
     return {
-        (row.endpoint_id, row.event_key): (row.id, bytes(row.payload))
+        (row.endpoint_id, row.event_key): Known(
+            row.id, bytes(row.payload), row.forgotten_at is not None
+        )
         for row in connection.execute(query)
     }
 

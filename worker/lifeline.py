@@ -1,9 +1,10 @@
-"""What a process asks of its system: to end with its parent, and room for its open files."""
+"""What a process asks of its system: a name, room for open files, to end with its parent."""
 
 import ctypes
 import os
 import resource
 import signal
+import socket
 import sys
 from contextlib import suppress
 from typing import Any
@@ -16,6 +17,11 @@ def end_with_us() -> "Lifeline | None":
     long as the process. None on other systems: there a killed parent leaves its children.
     """
     return Lifeline(ctypes.CDLL(None).prctl, os.getpid()) if sys.platform == "linux" else None
+
+
+def process_name(pid: int) -> str:
+    """Name a process of this machine as attempts do."""
+    return f"{socket.gethostname()}:{pid}"
 
 
 def raise_file_limit() -> int:

@@ -102,7 +102,9 @@ def attempts(connection: Connection, notification_id: int) -> list[Attempt]:
 
 def payload(connection: Connection, notification_id: int) -> bytes:
     """Return the frozen bytes of a notification."""
-    query = select(_NOTIFICATION.c.payload).where(_NOTIFICATION.c.id == notification_id)
+    query = select(_NOTIFICATION.c.payload).where(
+        _NOTIFICATION.c.id == notification_id, _NOTIFICATION.c.forgotten_at.is_(None)
+    )
     found = connection.execute(query).scalar_one_or_none()
     if found is None:
         raise NotFoundError("notification", str(notification_id))

@@ -8,12 +8,12 @@ message's body, nor act on one that is not whole.
 from contextlib import suppress
 from typing import Any
 
-from kombu.transport import redis
+from kombu.transport import TRANSPORT_ALIASES, redis
 
 from worker import telemetry
 
 # Plain Redis, over TCP, TLS or a socket; Sentinel has a transport of its own.
-TRANSPORTS = {
+_TRANSPORTS = {
     "redis": "worker.mailbox:Transport",
     "rediss": "worker.mailbox:Transport",
     "unix": "worker.mailbox:Transport",
@@ -21,8 +21,18 @@ TRANSPORTS = {
 }
 
 
+def install() -> None:
+    """Put ours in the place of kombu's own, in this process; again is harmless.
+
+    Under the same names: Flower looks into queues only of a broker whose name it knows.
+    """
+    TRANSPORT_ALIASES.update(_TRANSPORTS)
+
+
 class _Reading:
-    """Mixed into a channel: reads one message."""
+    """Mixed into a channel: reads one message, and says when its connection is gone."""
+
+    connection: Any
 
     def _brpop_read(self, **options: Any) -> Any:
         try:
@@ -31,6 +41,13 @@ class _Reading:
             # No JSON, or a body that cannot be decoded; it has left the queue already.
             _thrown_away(type(error).__name__)
             return True
+
+    def _connparams(self, *given: Any, **named: Any) -> Any:
+        if self.connection.client is None:
+            # Closed, and asked all the same to put a message back. Where Celery then waits for
+            # an error of the connection, kombu's own AttributeError would end the worker.
+            raise ConnectionError("this connection to the broker is closed")
+        return super()._connparams(*given, **named)  # type: ignore[misc]
 
 
 class _Delivering:

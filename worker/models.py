@@ -44,6 +44,7 @@ class Failure(StrEnum):
     REFUSED = "target_refused"
     UNSENDABLE = "unsendable"
     LOCAL = "local_fault"
+    DATABASE = "database_away"
 
 
 class Outcome(StrEnum):
@@ -170,6 +171,7 @@ class Endpoint:
         in_flight_cap: most requests on the wire at once, over all workers.
         ca_pem: CA bundle that replaces the system's for this endpoint; None is the system's.
         client_pem: client certificate and key, one PEM text; None is none.
+        revive: dead letters are sent again by themselves, slowly, once it answers again.
         secrets: live secrets, newest first, one or two.
         config_no: rises with every change; caches compare it.
     """
@@ -193,6 +195,7 @@ class Endpoint:
     allowed: Allowed = Allowed()
     ca_pem: str | None = None
     client_pem: str | None = field(default=None, repr=False)
+    revive: bool = True
     secrets: tuple[Secret, ...] = field(default=(), repr=False)
     config_no: int = 1
 
@@ -372,4 +375,25 @@ class Tally:
     ok: int = 0
     failed: int = 0
     latency_ms: float = 0.0
-    gone: bool = False
+
+
+@dataclass(slots=True, kw_only=True)  # not frozen: counted up for every callback
+class Measured:
+    """What one process saw of one endpoint since it last wrote it down; counts.
+
+    Attributes:
+        failed: sends that speak against the merchant's health, dead ones among them.
+        dead: notifications given up, for whatever reason.
+        held: verdicts that put the endpoint on hold.
+        abandoned: attempts whose end nobody saw.
+        stale: verdicts that came too late to be written.
+        elapsed_ms: of all sends together.
+    """
+
+    acked: int = 0
+    failed: int = 0
+    dead: int = 0
+    held: int = 0
+    abandoned: int = 0
+    stale: int = 0
+    elapsed_ms: int = 0

@@ -53,10 +53,34 @@ def ping(endpoint: Endpoint, chosen: Settings) -> Pong:
     Raises:
         BadFieldError: the endpoint's scheme cannot sign it.
     """
-    message_id = f"msg_ping_{secrets.token_hex(12)}"
+    payload = {"type": EVENT_TYPE, "sent_at": clock.now().isoformat(timespec="seconds")}
+    return once(
+        endpoint,
+        chosen,
+        message_id=f"msg_ping_{secrets.token_hex(12)}",
+        event_type=EVENT_TYPE,
+        payload=json.dumps(payload, separators=(",", ":")).encode(),
+    )
+
+
+def once(
+    endpoint: Endpoint, chosen: Settings, *, message_id: str, event_type: str, payload: bytes
+) -> Pong:
+    """Send one signed message of any kind and wait for the reply; writes nothing.
+
+    Args:
+        endpoint: with its secrets.
+        chosen: for the transport's limits.
+        message_id: what the receiver tells doubles by; no dot in it.
+        event_type: for schemes that sign it.
+        payload: the body, sent as it is.
+
+    Raises:
+        BadFieldError: the endpoint's scheme cannot sign it.
+    """
     try:
         request = shaped(
-            _claimed(endpoint, message_id),
+            _claimed(endpoint, message_id, event_type, payload),
             endpoint,
             signed_at=clock.unix_s(),
             tag=None,
@@ -117,8 +141,7 @@ def _code(reply: Reply, verdict: Verdict) -> str:
     return reply.failure.value or "not_acked"
 
 
-def _claimed(endpoint: Endpoint, message_id: str) -> Claimed:
-    payload = {"type": EVENT_TYPE, "sent_at": clock.now().isoformat(timespec="seconds")}
+def _claimed(endpoint: Endpoint, message_id: str, event_type: str, payload: bytes) -> Claimed:
     if not endpoint.secrets:
         raise BadFieldError("endpoint", f"{endpoint.name} has no secret to sign with")
     return Claimed(
@@ -131,10 +154,10 @@ def _claimed(endpoint: Endpoint, message_id: str) -> Claimed:
         claim_no=0,
         troubled=False,
         message_id=message_id,
-        event_type=EVENT_TYPE,
+        event_type=event_type,
         event_key=message_id,
         order_no=None,
-        payload=json.dumps(payload, separators=(",", ":")).encode(),
+        payload=payload,
         content_type=None,
         headers=(),
         notify_url=None,

@@ -29,7 +29,9 @@ HOLD = Verdict(decision=Decision.HOLD, outcome=Outcome.NOT_ACKED, given_back=Tru
 UNSENDABLE = Verdict(decision=Decision.DEAD, outcome=Outcome.NOT_SENT, reason=Reason.UNSENDABLE)
 
 _NO_FAILURE = Failure.NONE
-_LOCAL_S = 10.0
+# What failed on our side, and how soon it is tried again: a database is back in a moment, a
+# missing key or descriptor not.
+_OURS_S = {Failure.LOCAL: 10.0, Failure.DATABASE: 1.0}
 # Rules that speak of the whole body: half of one, noted as cut, meets none of them.
 _WHOLE = (BodyRule.EXACT, BodyRule.IEXACT, BodyRule.JSON)
 _DELAYS_MAX = 50
@@ -93,8 +95,8 @@ def judge(
     if failure is not _NO_FAILURE:
         if failure is Failure.UNSENDABLE:
             return UNSENDABLE
-        if failure is Failure.LOCAL:
-            return _not_our_day(expires_in_s, luck)
+        if failure in _OURS_S:
+            return _not_our_day(_OURS_S[failure], expires_in_s, luck)
         status = 0
     elif acks.met(ack, status, reply.body) and not (reply.note and ack.body in _WHOLE):
         return DELIVERED
@@ -112,9 +114,9 @@ def judge(
     return Verdict(decision=Decision.DEAD, outcome=outcome, reason=reason, healthy=healthy)
 
 
-def _not_our_day(expires_in_s: float | None, luck: float) -> Verdict:
+def _not_our_day(wait_s: float, expires_in_s: float | None, luck: float) -> Verdict:
     """Try again soon and for free: what failed was ours, the merchant heard nothing of it."""
-    delay = _LOCAL_S * (1 + luck)
+    delay = wait_s * (1 + luck)
     if expires_in_s is not None and expires_in_s <= delay:
         return Verdict(decision=Decision.DEAD, outcome=Outcome.NOT_SENT, reason=Reason.EXPIRED)
     return Verdict(

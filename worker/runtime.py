@@ -5,7 +5,6 @@ Importing this opens nothing. Must never be used before a fork that goes on to u
 
 import os
 import signal
-import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from threading import Lock
@@ -13,7 +12,7 @@ from threading import Lock
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
-from worker import broker, database, inbox, schema, settings, telemetry
+from worker import broker, clock, database, inbox, lifeline, schema, settings, telemetry
 from worker.breaker import Policy
 from worker.client import Notifier
 from worker.deliver import Courier, Manner
@@ -21,6 +20,8 @@ from worker.doorbell import Doorbell
 from worker.endpoint_book import EndpointBook
 from worker.endpoints import Endpoints
 from worker.models import Reply, Request
+from worker.quarantine import Quarantine
+from worker.rollup import Rollup
 from worker.sealing import Sealer, master_key
 from worker.settings import Settings
 from worker.store import Rules, Store
@@ -54,16 +55,19 @@ class Runtime:
     Args:
         desk: from :func:`open_desk`.
         name: of this process, as attempts will say.
+        place: of this process among others, the same after a restart; empty is ``name``.
     """
 
-    def __init__(self, desk: Desk, name: str) -> None:
+    def __init__(self, desk: Desk, name: str, *, place: str = "") -> None:
         chosen = desk.settings
         self.desk = desk
+        self._rollup = Rollup(desk.store, place or name)
         self.courier = Courier(
             store=desk.store,
             book=EndpointBook(desk.engine, desk.sealer),
             mark_gone=desk.endpoints.mark_gone,
             doorbell=Doorbell(desk.broker_url, timeout_s=1.0),
+            rollup=self._rollup,
             manner=Manner(
                 worker=name,
                 batch_size=chosen.batch_size,
@@ -80,9 +84,12 @@ class Runtime:
             ),
             make_transport=self._transport,
         )
+        self._quarantine = Quarantine(desk.store, settings.child_environment(chosen))
         self.tick = Tick(
             store=desk.store,
             courier=self.courier,
+            quarantine=self._quarantine,
+            rollup=self._rollup,
             take_in=self._take_in,
             give_up=_give_up,
             every_s=chosen.tick_s,
@@ -109,7 +116,12 @@ class Runtime:
         """Finish what is on the wire within its deadline; see :meth:`Courier.close`."""
         self.courier.stop_claiming()
         self.tick.close()
-        written = self.courier.close(timeout_s=self.desk.settings.timeout_s + _SETTLE_GRACE_S)
+        timeout_s = self.desk.settings.timeout_s + _SETTLE_GRACE_S
+        end_s = clock.monotonic_s() + timeout_s
+        self._quarantine.ask()
+        written = self.courier.close(timeout_s=timeout_s)
+        self._quarantine.close(timeout_s=max(0.0, end_s - clock.monotonic_s()))
+        self._rollup.write()
         self.desk.engine.dispose()
         return written
 
@@ -188,8 +200,11 @@ def open_store(engine: Engine, chosen: Settings) -> Store:
     return SqliteStore(engine, rules)
 
 
-def current() -> Runtime:
+def current(place: str = "") -> Runtime:
     """Return this process's runtime; built and started by the first call.
+
+    Args:
+        place: see :class:`Runtime`; read by the first call.
 
     Raises:
         SettingsError, UnavailableError: as :func:`open_desk`; the next call tries again.
@@ -201,7 +216,7 @@ def current() -> Runtime:
             telemetry.configure(chosen.log_level, chosen.log_format)
             # A slot each, the settler and the tick: nobody waits for a connection.
             desk = open_desk(chosen, pool_size=chosen.slots + 2)
-            runtime = Runtime(desk, f"{socket.gethostname()}:{os.getpid()}")
+            runtime = Runtime(desk, lifeline.process_name(os.getpid()), place=place)
             runtime.check_key()
             runtime.start()
             _built.append(runtime)

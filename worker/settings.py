@@ -70,7 +70,7 @@ class Settings(BaseSettings):
         (), description="HTTP statuses after which nothing is tried again"
     )
     poison_after: int = Field(
-        3, ge=1, le=20, description="lost attempts in a row that make a dead letter"
+        3, ge=3, le=10, description="losses in a row, the last one alone, that make a dead letter"
     )
     endpoint_in_flight_cap: int = Field(
         100, ge=1, le=10_000, description="default requests on the wire per endpoint"
@@ -95,6 +95,24 @@ class Settings(BaseSettings):
     broker_timeout_s: float = Field(
         0.05, ge=0.001, le=2, description="longest a host's commit may wait for the doorbell"
     )
+    revive_batch_max: int = Field(
+        64, ge=1, le=1000, description="dead letters of one endpoint revived at once, at most"
+    )
+    revive_times_max: int = Field(
+        2, ge=0, le=100, description="times one notification is revived; 0: nothing is"
+    )
+    revive_within_days: int = Field(
+        7, ge=1, le=365, description="older dead letters are left to people"
+    )
+    keep_finished_days: int = Field(
+        90, ge=1, le=3650, description="delivered and cancelled notifications: the replay window"
+    )
+    keep_ticks_days: int = Field(30, ge=1, le=3650, description="history of the schedules")
+    keep_rollups_days: int = Field(30, ge=1, le=3650, description="counts per minute")
+    keep_evidence_days: int = Field(
+        365, ge=1, le=3650, description="evidence of reconciliation and resolved cases"
+    )
+    keep_alerts_days: int = Field(90, ge=1, le=3650, description="resolved alerts")
     flower_address: str = Field("127.0.0.1", description="address Flower binds to")
     flower_port: int = Field(5555, ge=0, le=65_535, description="port of Flower; 0: any free one")
     flower_basic_auth: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
@@ -267,6 +285,39 @@ def folder() -> Path:
 def secret(name: str) -> str | None:
     """Return what an environment variable holds that a file of settings names; None if nothing."""
     return os.environ.get(name)
+
+
+def kept_secret(where: str, *, env: str | None = None, file: Path | None = None) -> SecretStr:
+    """Read a secret that a file of ours names but does not hold.
+
+    Args:
+        where: who asks, for the message.
+        env: name of an environment variable; not one of ours.
+        file: path of a small text file.
+
+    Raises:
+        SettingsError: it is not there, is empty or cannot be read.
+    """
+    if env is not None:
+        text = os.environ.get(env, "")
+        fix = f"set the environment variable {env} in every worker"
+    else:
+        fix = f"put it into {file}, readable by the workers"
+        try:
+            text = Path(file or "").read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(
+                f"{where}: {file} cannot be read ({type(error).__name__})"
+            ) from None
+    if not text.strip():
+        raise SettingsError(f"{where}: its secret is missing; {fix}")
+    return SecretStr(text.strip())
+
+
+def bare_environment(*, root: Path = _HERE) -> dict[str, str]:
+    """Build the environment of a child process that needs nothing of ours: no setting, no key."""
+    environment = {name: text for name, text in os.environ.items() if not name.startswith(PREFIX)}
+    return environment | {"PYTHONPATH": str(root)}
 
 
 def alone(**values: Any) -> Settings:

@@ -15,12 +15,14 @@ from worker.models import (
     Claimed,
     Decision,
     Endpoint,
+    Failure,
     Pool,
     Reply,
     Secret,
     Settlement,
     Tally,
 )
+from worker.rollup import Rollup
 from worker.store import Store
 
 # A verdict that could not be written is given up this long before its lease ends: a write that
@@ -109,6 +111,7 @@ class Settler:
         judge: turns an answer into a settlement; pure.
         on_gone: told the endpoint of a 410 and its config_no, before it is written.
         on_settled: told the batches that moved, after they are written.
+        rollup: counts every verdict.
         batch_size: verdicts written at once, at most.
         wait_s: how long a verdict waits for company.
         slow_after_ms: replies slower than this are worth telling the breaker.
@@ -121,6 +124,7 @@ class Settler:
         judge: Callable[[Sent, Reply], Settlement],
         on_gone: Callable[[int, int], object],
         on_settled: Callable[[set[Batch]], None],
+        rollup: Rollup,
         batch_size: int,
         wait_s: float,
         slow_after_ms: float,
@@ -129,6 +133,7 @@ class Settler:
         self._judge = judge
         self._on_gone = on_gone
         self._on_settled = on_settled
+        self._rollup = rollup
         self._batch_size = batch_size
         self._wait_s = wait_s
         self._slow_after_ms = slow_after_ms
@@ -227,7 +232,11 @@ class Settler:
         sent, reply = answer
         try:
             return self._judge(sent, reply), sent
-        except Exception as error:  # noqa: BLE001 - its lease brings the row back, three times
+        except Exception as error:  # noqa: BLE001 - it counts as a failed try, so it ends somewhere
+            why = f"the reply cannot be judged: {type(error).__name__}"
+        try:
+            return self._judge(sent, Reply(failure=Failure.PROTOCOL, detail=why)), sent
+        except Exception as error:  # noqa: BLE001 - its lease brings the row back
             _unsettled(sent, error)
             return None
 
@@ -236,6 +245,7 @@ class Settler:
         lost = [sent for _, sent in pairs if sent.keep_until_s <= now]
         for sent in lost:
             telemetry.count_stale()
+            self._rollup.given_up(sent.claimed.endpoint_id)
             sent.batch.settled(None)
         return [(settlement, sent) for settlement, sent in pairs if sent.keep_until_s > now]
 
@@ -249,7 +259,9 @@ class Settler:
         telemetry.count_settled(
             (s.verdict.decision for s, _ in pairs if s.claimed.id not in stale), len(stale)
         )
-        self._tell_health([s for s, _ in pairs])
+        settlements = [settlement for settlement, _ in pairs]
+        self._rollup.settled(settlements, stale)
+        self._tell_health(settlements)
         self._on_settled(batches)
 
     def _tell_health(self, settlements: Sequence[Settlement]) -> None:

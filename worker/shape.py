@@ -91,8 +91,10 @@ def not_sent(error: Exception) -> Reply:
     failure = Failure.UNSENDABLE
     if isinstance(error, UrlRefusedError):
         failure = Failure.REFUSED
-    elif isinstance(error, (SecretError, UnavailableError)):
+    elif isinstance(error, SecretError):
         failure = Failure.LOCAL
+    elif isinstance(error, UnavailableError):
+        failure = Failure.DATABASE
     return Reply(
         failure=failure,
         detail=str(error) if isinstance(error, PaynotifyError) else type(error).__name__,

@@ -106,16 +106,19 @@ SELECT CASE WHEN (SELECT count(*) FROM picked) >= %(limit)s
   ) c ON true
 """  # noqa: S608 - constants
 
-# Take the one row that has been suspect for longest, whatever its pool.
-CLAIM_SUSPECT = f"""
-WITH picked AS MATERIALIZED (
+# The row that has been suspect for longest, whatever its pool.
+_SUSPECT = f"""
   SELECT d.id FROM paynotify_delivery d
    CROSS JOIN LATERAL (
       SELECT 1 FROM paynotify_lane l
        WHERE l.id = d.lane_id AND NOT l.held
          AND (l.open_until IS NULL OR l.open_until <= statement_timestamp()) LIMIT 1) l
    WHERE d.state = 'pending' AND d.abandoned >= {SUSPECT_AFTER}
-   ORDER BY d.due_at LIMIT 1 FOR NO KEY UPDATE OF d SKIP LOCKED
+   ORDER BY d.due_at LIMIT 1"""  # noqa: S608 - a constant
+
+# Take it.
+CLAIM_SUSPECT = f"""
+WITH picked AS MATERIALIZED ({_SUSPECT} FOR NO KEY UPDATE OF d SKIP LOCKED
 ),
 taken AS (
   UPDATE paynotify_delivery d
@@ -217,35 +220,63 @@ WITH due AS MATERIALIZED (
 UPDATE paynotify_delivery SET state = 'pending' WHERE id = ANY(ARRAY(SELECT id FROM due))
 """
 
-# Rows whose lease ran out: back to pending, or dead when it happened too often in a row.
-RELEASE = f"""
-WITH lost AS MATERIALIZED (
+# What is sent alone would find something to send.
+SUSPECTS = f"SELECT EXISTS ({_SUSPECT})"
+
+# Whose lease ran out.
+_LATE = """
   SELECT id FROM paynotify_delivery
    WHERE state = 'sending' AND lease_until < statement_timestamp()
-   LIMIT %(limit)s FOR NO KEY UPDATE SKIP LOCKED
+   LIMIT %(limit)s FOR NO KEY UPDATE SKIP LOCKED"""
+
+# What a worker that has just died carried alone.
+_ALONE = f"""
+  SELECT d.id FROM paynotify_delivery d
+    JOIN paynotify_attempt a ON a.notification_id = d.id AND a.attempt_no = d.attempt_no
+   WHERE d.state = 'sending' AND d.abandoned >= {SUSPECT_AFTER} AND a.worker = %(worker)s
+     FOR NO KEY UPDATE OF d SKIP LOCKED"""  # noqa: S608 - a constant
+
+# Lost rows back to pending, or dead when it happened too often in a row.
+_TAKE_BACK = f"""
+WITH lost AS MATERIALIZED ({{lost}}
 ),
 moved AS (
   UPDATE paynotify_delivery d
-     SET state = CASE WHEN d.abandoned + 1 >= %(poison_after)s THEN 'dead' ELSE 'pending' END,
+     SET state = CASE WHEN d.abandoned + 1 >= %(dead_after)s THEN 'dead' ELSE 'pending' END,
          abandoned = d.abandoned + 1, lease_until = NULL, due_at = statement_timestamp(),
-         finished_at = CASE WHEN d.abandoned + 1 >= %(poison_after)s
+         finished_at = CASE WHEN d.abandoned + 1 >= %(dead_after)s
                             THEN statement_timestamp() END
    WHERE d.id = ANY(ARRAY(SELECT id FROM lost))
-  RETURNING d.id, d.attempt_no, d.state
+  RETURNING d.id, d.attempt_no, d.state, d.abandoned
 ),
 closed AS (
   UPDATE paynotify_attempt a
-     SET outcome = 'abandoned', finished_at = statement_timestamp(),
-         error = 'nobody came back with an answer before the lease ran out'
+     SET outcome = 'abandoned', finished_at = statement_timestamp(), error = %(why)s::text
     FROM moved
    WHERE a.notification_id = moved.id AND a.attempt_no = moved.attempt_no AND a.outcome IS NULL
 ),
 buried AS (
   SELECT id, 'poison' AS reason, 0 AS status, '' AS evidence, attempt_no,
-         'its last ' || %(poison_after)s::int || ' attempts were never settled' AS error
+         'lost ' || abandoned || ' times in a row: ' || %(why)s::text AS error
     FROM moved WHERE state = 'dead'
 ),
 letters AS ({_BURY}
 )
 SELECT count(*) FILTER (WHERE state = 'pending'), count(*) FILTER (WHERE state = 'dead') FROM moved
 """  # noqa: S608 - constants
+RELEASE = _TAKE_BACK.format(lost=_LATE)
+CONDEMN = _TAKE_BACK.format(lost=_ALONE)
+
+# Add counts of endpoints to the rows of one worker in the present minute.
+ROLL_UP = """
+INSERT INTO paynotify_rollup AS r (minute_at, worker, endpoint_id, acked, failed, dead, held,
+    abandoned, stale, elapsed_ms)
+SELECT date_trunc('minute', statement_timestamp()), %s, v.*
+  FROM unnest(%s::bigint[], %s::int[], %s::int[], %s::int[], %s::int[], %s::int[], %s::int[],
+      %s::bigint[]) AS v
+ON CONFLICT (minute_at, endpoint_id, worker) DO UPDATE
+   SET acked = r.acked + excluded.acked, failed = r.failed + excluded.failed,
+       dead = r.dead + excluded.dead, held = r.held + excluded.held,
+       abandoned = r.abandoned + excluded.abandoned, stale = r.stale + excluded.stale,
+       elapsed_ms = r.elapsed_ms + excluded.elapsed_ms
+"""

@@ -6,13 +6,13 @@ worker that slept through its lease can never overwrite what came after it. Due 
 are measured on the database's clock.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
 from worker.breaker import Policy
-from worker.models import Claimed, Pool, Settled, Settlement, Tally
+from worker.models import Claimed, Measured, Pool, Settled, Settlement, Tally
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +36,7 @@ class Released:
 
     Attributes:
         again: rows back in the queue.
-        poisoned: rows that became dead letters because nobody ever came back with them.
+        poisoned: rows that became dead letters because they end whoever carries them.
     """
 
     again: int = 0
@@ -88,6 +88,17 @@ class Store(Protocol):
         """
         ...
 
+    def suspects(self) -> bool:
+        """Say whether :meth:`claim_suspect` would find something now."""
+        ...
+
+    def condemn(self, *, worker: str, why: str) -> Released:
+        """Take back what ``worker`` carried alone when it died, without waiting for its lease.
+
+        A dead letter at the ``poison_after``-th loss in a row; before that, back in the queue.
+        """
+        ...
+
     def settle(self, settlements: Sequence[Settlement]) -> Settled:
         """Write verdicts whose claim is still ours. Calling it again changes nothing.
 
@@ -100,12 +111,24 @@ class Store(Protocol):
         """Move the breakers of lanes (by id) on, given what was seen of them."""
         ...
 
+    def roll_up(self, seen: Mapping[int, Measured], *, worker: str) -> None:
+        """Add counts of endpoints (by id) to the present minute's rows of ``worker``.
+
+        Calling it again adds again: what was written twice by a commit whose answer got lost is
+        counted twice. Measures are advice, not truth.
+        """
+        ...
+
     def stage(self, *, limit: int) -> int:
         """Make waiting rows whose time has come pending; returns how many."""
         ...
 
     def release(self, *, limit: int) -> Released:
-        """Put rows whose lease ran out back, closing their attempts as abandoned."""
+        """Put rows whose lease ran out back, closing their attempts as abandoned.
+
+        Nobody knows what ended their workers, so nothing is held against them; only what was
+        lost :data:`LOST_MAX` times in a row is given up.
+        """
         ...
 
     def due_pools(self) -> frozenset[Pool]:
@@ -133,13 +156,17 @@ class Store(Protocol):
         ...
 
 
+# Losses in a row, with no sign of a row's own fault, after which a person has to look.
+LOST_MAX = 10
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
     """The numbers a store needs.
 
     Attributes:
         lease_s: how long a claim holds.
-        poison_after: lost attempts in a row that make a dead letter.
+        poison_after: losses in a row that make a dead letter, the last one while alone.
         breaker: when a lane's breaker opens and how it recovers.
     """
 

@@ -4,7 +4,7 @@ Must never hold a transaction open while anything but PostgreSQL is at work.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any, TypeVar
@@ -17,9 +17,9 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from worker import clock, statements
 from worker.database import unavailable
 from worker.errors import UnavailableError
-from worker.models import Claimed, Pool, Settled, Settlement
-from worker.store import Claim, Released, Rules
-from worker.store_rows import STATE_AFTER, claimed_row, given_back
+from worker.models import Claimed, Measured, Pool, Settled, Settlement
+from worker.store import LOST_MAX, Claim, Released, Rules
+from worker.store_rows import LEASE_OVER, STATE_AFTER, claimed_row, given_back, seen_rows
 from worker.store_upkeep import Upkeep
 
 T = TypeVar("T")
@@ -155,6 +155,10 @@ class PostgresqlStore(Upkeep):
         rows = tuple(claimed_row(row) for row in self._run(run))
         return Claim(rows=rows, more=bool(rows))
 
+    def suspects(self) -> bool:
+        """See :meth:`worker.store.Store.suspects`."""
+        return bool(self._run(lambda c: c.execute(statements.SUSPECTS).fetchone() or (False,))[0])
+
     def settle(self, settlements: Sequence[Settlement]) -> Settled:
         """See :meth:`worker.store.Store.settle`."""
         columns = list(map(array, zip(*map(_settle_row, settlements), strict=True)))
@@ -178,16 +182,27 @@ class PostgresqlStore(Upkeep):
 
         return self._run(run)
 
+    def roll_up(self, seen: Mapping[int, Measured], *, worker: str) -> None:
+        """See :meth:`worker.store.Store.roll_up`."""
+        if seen:
+            columns = map(array, zip(*seen_rows(seen), strict=True))
+            self._run(lambda c: c.execute(statements.ROLL_UP, [worker, *columns]))
+
     def stage(self, *, limit: int) -> int:
         """See :meth:`worker.store.Store.stage`."""
         return self._run(lambda c: c.execute(statements.STAGE, {"limit": limit}).rowcount)
 
     def release(self, *, limit: int) -> Released:
         """See :meth:`worker.store.Store.release`."""
-        values = {"limit": limit, "poison_after": self._rules.poison_after}
-        again, poisoned = self._run(
-            lambda c: c.execute(statements.RELEASE, values).fetchone() or (0, 0)
-        )
+        return self._take_back(statements.RELEASE, LOST_MAX, LEASE_OVER, limit=limit)
+
+    def condemn(self, *, worker: str, why: str) -> Released:
+        """See :meth:`worker.store.Store.condemn`."""
+        return self._take_back(statements.CONDEMN, self._rules.poison_after, why, worker=worker)
+
+    def _take_back(self, statement: str, dead_after: int, why: str, **which: int | str) -> Released:
+        values = {"dead_after": dead_after, "why": why, **which}
+        again, poisoned = self._run(lambda c: c.execute(statement, values).fetchone() or (0, 0))
         return Released(again=again, poisoned=poisoned)
 
     def due_pools(self) -> frozenset[Pool]:

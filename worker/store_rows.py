@@ -1,10 +1,10 @@
 """How rows become facts and verdicts become rows, the same for both stores."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from worker.models import Claimed, Decision, Schedule, State, Verdict
+from worker.models import Claimed, Decision, Measured, Schedule, State, Verdict
 
 # The state each verdict leads to. A retry waits for its time; a hold is due as soon as its
 # endpoint is active again.
@@ -15,10 +15,35 @@ STATE_AFTER = {
     Decision.HOLD: State.PENDING.value,
 }
 
+# What stands at an attempt whose end nobody saw.
+LEASE_OVER = "nobody came back with an answer before the lease ran out"
+
 
 def given_back(verdict: Verdict) -> int:
     """Say how many tries a verdict gives back, as both stores subtract them."""
     return int(verdict.given_back)
+
+
+def seen_rows(seen: Mapping[int, Measured]) -> list[tuple[int, ...]]:
+    """Write counts as rows that begin with their endpoint; in its order, as locks are taken.
+
+    Examples:
+        >>> seen_rows({7: Measured(acked=2, elapsed_ms=30)})
+        [(7, 2, 0, 0, 0, 0, 0, 30)]
+    """
+    return [
+        (
+            endpoint_id,
+            row.acked,
+            row.failed,
+            row.dead,
+            row.held,
+            row.abandoned,
+            row.stale,
+            row.elapsed_ms,
+        )
+        for endpoint_id, row in sorted(seen.items())
+    ]
 
 
 def claimed_row(row: Sequence[Any]) -> Claimed:

@@ -5,7 +5,7 @@ under it. Must never be slower to leave the lock than the work in it needs: no H
 """
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,9 +15,9 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from worker import clock
 from worker.errors import UnavailableError
-from worker.models import Claimed, Pool, Reason, Settled, Settlement, State
-from worker.store import Claim, Released, Rules
-from worker.store_rows import STATE_AFTER, claimed_row, given_back
+from worker.models import Claimed, Measured, Pool, Reason, Settled, Settlement, State
+from worker.store import LOST_MAX, Claim, Released, Rules
+from worker.store_rows import LEASE_OVER, STATE_AFTER, claimed_row, given_back, seen_rows
 from worker.store_upkeep import Upkeep
 from worker.tables import SUSPECT_AFTER
 
@@ -105,6 +105,12 @@ SELECT id, abandoned FROM paynotify_delivery
  WHERE state = 'sending' AND lease_until < :now LIMIT :limit
 """
 
+_ALONE = f"""
+SELECT d.id, d.abandoned FROM paynotify_delivery d
+  JOIN paynotify_attempt a ON a.notification_id = d.id AND a.attempt_no = d.attempt_no
+ WHERE d.state = 'sending' AND d.abandoned >= {SUSPECT_AFTER} AND a.worker = :worker
+"""  # noqa: S608 - a constant
+
 _RELEASE = """
 UPDATE paynotify_delivery
    SET state = :state, abandoned = abandoned + 1, lease_until = NULL, due_at = :now,
@@ -114,8 +120,7 @@ UPDATE paynotify_delivery
 
 _ABANDON = """
 UPDATE paynotify_attempt
-   SET outcome = 'abandoned', finished_at = :now,
-       error = 'nobody came back with an answer before the lease ran out'
+   SET outcome = 'abandoned', finished_at = :now, error = :why
  WHERE notification_id = :id AND outcome IS NULL
 """
 
@@ -123,6 +128,17 @@ _STAGE = """
 UPDATE paynotify_delivery SET state = 'pending' WHERE id IN (
   SELECT id FROM paynotify_delivery WHERE state = 'waiting' AND due_at <= :now
    ORDER BY due_at LIMIT :limit)
+"""
+
+_ROLL_UP = """
+INSERT INTO paynotify_rollup AS r (minute_at, worker, endpoint_id, acked, failed, dead, held,
+    abandoned, stale, elapsed_ms)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (minute_at, endpoint_id, worker) DO UPDATE
+   SET acked = r.acked + excluded.acked, failed = r.failed + excluded.failed,
+       dead = r.dead + excluded.dead, held = r.held + excluded.held,
+       abandoned = r.abandoned + excluded.abandoned, stale = r.stale + excluded.stale,
+       elapsed_ms = r.elapsed_ms + excluded.elapsed_ms
 """
 
 _ALREADY = """
@@ -207,6 +223,11 @@ class SqliteStore(Upkeep):
             rows = tuple(self._take(tx, row_id, worker, now) for row_id in ids)
         return Claim(rows=rows, more=bool(rows))
 
+    def suspects(self) -> bool:
+        """See :meth:`worker.store.Store.suspects`."""
+        with self._write() as tx:
+            return bool(_all(tx, _SUSPECT, now=_now()))
+
     def settle(self, settlements: Sequence[Settlement]) -> Settled:
         """See :meth:`worker.store.Store.settle`."""
         written: list[int] = []
@@ -218,6 +239,13 @@ class SqliteStore(Upkeep):
                 (written if wrote else stale).append(settlement.claimed.id)
         return Settled(written=tuple(written), stale=tuple(stale))
 
+    def roll_up(self, seen: Mapping[int, Measured], *, worker: str) -> None:
+        """See :meth:`worker.store.Store.roll_up`."""
+        with self._write() as tx:
+            now = _now()
+            minute_at = now - now % 60_000_000
+            tx.executemany(_ROLL_UP, [(minute_at, worker, *row) for row in seen_rows(seen)])
+
     def stage(self, *, limit: int) -> int:
         """See :meth:`worker.store.Store.stage`."""
         with self._write() as tx:
@@ -225,17 +253,24 @@ class SqliteStore(Upkeep):
 
     def release(self, *, limit: int) -> Released:
         """See :meth:`worker.store.Store.release`."""
+        return self._take_back(_LOST, LOST_MAX, LEASE_OVER, limit=limit)
+
+    def condemn(self, *, worker: str, why: str) -> Released:
+        """See :meth:`worker.store.Store.condemn`."""
+        return self._take_back(_ALONE, self._rules.poison_after, why, worker=worker)
+
+    def _take_back(self, lost: str, dead_after: int, why: str, **which: int | str) -> Released:
         again = poisoned = 0
         with self._write() as tx:
             now = _now()
-            for row_id, abandoned in _all(tx, _LOST, now=now, limit=limit):
-                dead = abandoned + 1 >= self._rules.poison_after
+            for row_id, abandoned in _all(tx, lost, now=now, **which):
+                dead = abandoned + 1 >= dead_after
                 state = State.DEAD if dead else State.PENDING
                 _one(tx, _RELEASE, id=row_id, state=state.value, now=now)
-                _one(tx, _ABANDON, id=row_id, now=now)
+                _one(tx, _ABANDON, id=row_id, now=now, why=why)
                 if dead:
-                    why = f"its last {self._rules.poison_after} attempts were never settled"
-                    _bury(tx, row_id, now, reason=Reason.POISON, error=why)
+                    error = f"lost {abandoned + 1} times in a row: {why}"
+                    _bury(tx, row_id, now, reason=Reason.POISON, error=error)
                 poisoned += dead
                 again += not dead
         return Released(again=again, poisoned=poisoned)

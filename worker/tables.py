@@ -86,6 +86,8 @@ lane = Table(
     Column("ramp", Integer),
     Column("latency_ms", Float, nullable=False, server_default="0"),
     UniqueConstraint("endpoint_id", "host", name="paynotify_lane_endpoint_host"),
+    # schedules.measures: lanes in trouble are slow ones; whether one is changes seldom.
+    Index("paynotify_lane_slow", "id", postgresql_where=text("slow"), sqlite_where=text("slow")),
 )
 
 notification = Table(
@@ -110,6 +112,9 @@ notification = Table(
     moment("created_at", nullable=False, default=True),
     moment("deliver_at"),
     moment("expires_at"),
+    # Set when store_forget.py took everything else away: then payload is its SHA-256, and the
+    # row is only there to keep its event key unique.
+    moment("forgotten_at"),
     # client: idempotency, for ever.
     UniqueConstraint("endpoint_id", "event_key", name="paynotify_notification_event_key"),
     # client.list_by_order, cli show ORDER.

@@ -3,7 +3,7 @@
 Must never need a scan of attempts to say how things are.
 """
 
-from sqlalchemy import BigInteger, Column, Float, Index, Table, Text, text
+from sqlalchemy import BigInteger, Column, Index, Table, Text, text
 
 from worker.columns import BigId, Moment, identity, metadata, moment, number, words
 
@@ -12,17 +12,21 @@ rollup = Table(
     metadata,
     # Start of the minute.
     Column("minute_at", Moment(), primary_key=True),
-    # 0 stands for what belongs to no endpoint: leases, stale settles.
+    # 0 stands for what belongs to no endpoint: lost leases, and that this process is alive.
     Column("endpoint_id", BigId, primary_key=True, autoincrement=False),
-    # Each process writes rows of its own, so that nobody waits for anybody's lock.
+    # Each process writes rows of its own, so that nobody waits for anybody's lock. The name of its
+    # place, not of the process: after a restart the same rows go on.
     Column("worker", Text, primary_key=True),
     number("acked"),
+    # Sends that speak against the merchant's health; dead ones of them count here too.
     number("failed"),
     number("dead"),
     number("held"),
     number("abandoned"),
     number("stale"),
     Column("elapsed_ms", BigInteger, nullable=False, server_default="0"),
+    # schedules.measures_sends: what is usual for one endpoint.
+    Index("paynotify_rollup_endpoint", "endpoint_id", "minute_at"),
 )
 
 alert = Table(
@@ -35,14 +39,19 @@ alert = Table(
     # info, warning, critical.
     Column("severity", Text, nullable=False),
     Column("measure", Text, nullable=False),
-    Column("value", Float),
-    Column("threshold", Float),
+    # As written for people; a float would be wrong for money.
+    words("value"),
+    words("threshold"),
+    # Which of the rule's thresholds was reached, 0 the first; only rises.
+    number("step"),
     # One sentence for the person on call.
     words("summary"),
     moment("opened_at", nullable=False, default=True),
     moment("seen_at", nullable=False, default=True),
     # How many subjects it stands for, when a storm was folded into one.
     number("subjects", 1),
+    # NULL while nobody was told, because it is silenced.
+    moment("told_at"),
     moment("escalated_at"),
     moment("acknowledged_at"),
     Column("acknowledged_by", Text),
@@ -56,6 +65,8 @@ alert = Table(
         postgresql_where=text("resolved_at IS NULL"),
         sqlite_where=text("resolved_at IS NULL"),
     ),
+    # alerts.settle: how often one has come lately; alerts.find.
+    Index("paynotify_alert_lately", "rule", "subject", "opened_at"),
 )
 
 alert_delivery = Table(
@@ -63,23 +74,26 @@ alert_delivery = Table(
     metadata,
     identity(),
     Column("alert_id", BigId, nullable=False),
-    # raised, escalated, reminded, resolved, test.
+    # raised, escalated, resolved.
     Column("occasion", Text, nullable=False),
     Column("sink", Text, nullable=False),
     words("text"),
     # due, sent, given_up.
     Column("state", Text, nullable=False, server_default="due"),
+    moment("written_at", nullable=False, default=True),
     number("tries"),
     moment("due_at", nullable=False, default=True),
     moment("lease_until"),
     moment("sent_at"),
     words("last_error"),
+    # alert_post.claim: what is due, and whether an earlier one of its alert is still to go.
     Index(
         "paynotify_alert_delivery_due",
         "due_at",
         postgresql_where=text("state = 'due'"),
         sqlite_where=text("state = 'due'"),
     ),
+    Index("paynotify_alert_delivery_alert", "alert_id"),
 )
 
 silence = Table(

@@ -92,7 +92,7 @@ def _start(sender: Any, **_: object) -> None:
     install_worker_term_handler(sender)
     try:
         # Before the broker is reached: callbacks must go out without it.
-        _wait_for_database()
+        _wait_for_database(sender.hostname)
         _make_room(runtime.current().desk.settings.in_flight_max)
         _hush()
         # What was imported stays: looking through it for garbage again and again costs a tenth
@@ -122,8 +122,11 @@ def _make_room(in_flight_max: int) -> None:
         )
 
 
-def _wait_for_database() -> None:
+def _wait_for_database(place: str) -> None:
     """Build the runtime, however long the database is away; SIGTERM ends the process instead.
+
+    Args:
+        place: Celery's name of this worker, which stays when its process is replaced.
 
     Raises:
         PaynotifyError: waiting would not help.
@@ -131,7 +134,7 @@ def _wait_for_database() -> None:
     pause_s = _PAUSE_S
     while state.should_stop is None:
         try:
-            runtime.current()
+            runtime.current(place)
         except TablesError:
             raise
         except _AWAY as error:

@@ -32,6 +32,7 @@ class Event(StrEnum):
     METRICS_SERVED = "metrics.served"
     THREAD_LOST = "worker.thread_lost"  # a thread of ours is gone; the process must go too
     TICK_FAILED = "tick.failed"  # one round; the next tries again
+    ORDERS_FAILED = "orders.failed"  # orders without a notification cannot be looked for
     RELEASED = "lease.released"  # leases ran out: attempts abandoned, rows back or buried
     UNSENDABLE = "attempt.unsendable"  # no request could be made of a row
     REFUSED = "guard.refused"  # the guard kept a request from going out
@@ -41,6 +42,12 @@ class Event(StrEnum):
     SETTLE_RETRY = "settle.retry"  # the database did not take verdicts; tried again
     UNSETTLED = "settle.given_up"  # verdicts dropped, because their lease was nearly over
     HEALTH_LOST = "health.lost"  # a breaker was not told; the next failures will
+    MEASURES_KEPT = "measures.kept"  # counts the database did not take; written with the next
+    ALERT = "alert"  # what the log is told of an incident
+    ALERT_UNSENT = "alert.unsent"  # a sink did not take it; tried again
+    ALERT_GIVEN_UP = "alert.given_up"  # a sink did not take it for days; the log has it
+    RULE_REFUSED = "alert.rule_refused"  # one entry of alerts.toml; the others work
+    RULE_FAILED = "alert.rule_failed"  # its measure could not be taken this time
     DATABASE_AWAY = "database.away"  # when a worker starts; it waits
     BROKER_AWAY = "broker.away"
     BROKER_BACK = "broker.back"

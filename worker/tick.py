@@ -1,8 +1,8 @@
 """The timer inside every worker process: what keeps work moving whatever the broker does.
 
-Each tick puts rows whose lease ran out back, stages what has come due, takes in the inbox and
-rings for what is due. A bell that nobody hears is answered here. Must never stop because of one
-error: the next tick tries again.
+Each tick puts rows whose lease ran out back, stages what has come due, takes in the inbox, rings
+for what is due and looks after suspects. A bell that nobody hears is answered here. Must never
+stop because of one error: the next tick tries again.
 """
 
 from collections.abc import Callable
@@ -13,6 +13,8 @@ from worker import clock, telemetry
 from worker.deliver import Courier
 from worker.errors import PaynotifyError
 from worker.models import Pool
+from worker.quarantine import Quarantine
+from worker.rollup import Rollup
 from worker.store import Store
 
 # Rows one statement moves: some 20 ms, so that no claim waits long for their locks.
@@ -28,7 +30,9 @@ class Tick:
     Args:
         store: released and staged.
         courier: rings and, when nobody hears, delivers.
+        rollup: written when it is time to.
         give_up: ends this process when its courier lost a thread.
+        quarantine: sends the suspects.
         take_in: accepts a bounded part of the inbox; says whether there is more.
         every_s: seconds between two ticks.
     """
@@ -38,6 +42,8 @@ class Tick:
         *,
         store: Store,
         courier: Courier,
+        quarantine: Quarantine,
+        rollup: Rollup,
         take_in: Callable[[], bool],
         give_up: Callable[[], None],
         every_s: float,
@@ -45,6 +51,8 @@ class Tick:
         self._store = store
         self._give_up = give_up
         self._courier = courier
+        self._quarantine = quarantine
+        self._rollup = rollup
         self._take_in = take_in
         self._every_s = every_s
         self._due_since_s: dict[Pool, float] = {}
@@ -58,7 +66,8 @@ class Tick:
     def close(self) -> None:
         """Stop; waits for the step that runs."""
         self._closing.set()
-        self._thread.join(10)
+        if self._thread.is_alive():
+            self._thread.join(10)
 
     def once(self) -> None:
         """Do everything a tick does, once. Calling it twice does nothing twice."""
@@ -66,15 +75,17 @@ class Tick:
             self._give_up()
             return
         # One step that fails must not keep the others from their turn.
-        for step in (self._release, self._stage, self._ring, self._courier.deliver_suspect):
+        for step in (self._release, self._stage, self._ring, self._quarantine.tend):
             if not self._closing.is_set():
                 self._safely(step)
         self._safely(self._empty_inbox)
+        self._safely(self._rollup.write_if_due)
 
     def _release(self) -> None:
         released = self._store.release(limit=_STEP)
         if released.again or released.poisoned:
             telemetry.count_abandoned(released.again + released.poisoned)
+            self._rollup.abandoned(again=released.again, poisoned=released.poisoned)
             telemetry.log(
                 telemetry.Event.RELEASED,
                 level="warning",
@@ -115,7 +126,7 @@ class Tick:
                 due_s = clock.monotonic_s() + self._every_s
                 self._safely(self.once)
             for unheard in self._courier.unheard.wait(max(0.0, due_s - clock.monotonic_s())):
-                self._safely(partial(self._courier.answer, unheard))
+                self._safely(partial(self._courier.deliver, unheard, linger=False))
 
     def _safely(self, step: Callable[[], object]) -> None:
         try:

@@ -6,23 +6,20 @@ from worker.models import Pool
 
 
 class Unheard:
-    """What needs a claim though the broker cannot say so; safe between threads.
-
-    That is a pool, or None for the next suspect.
-    """
+    """The pools that need a claim though the broker cannot say so; safe between threads."""
 
     def __init__(self) -> None:
-        self._pools: set[Pool | None] = set()
+        self._pools: set[Pool] = set()
         self._some = Event()
         self._lock = Lock()
 
-    def add(self, pool: Pool | None) -> None:
+    def add(self, pool: Pool) -> None:
         """Ask for a claim of ``pool`` within this process."""
         with self._lock:
             self._pools.add(pool)
         self._some.set()
 
-    def wait(self, timeout_s: float) -> set[Pool | None]:
+    def wait(self, timeout_s: float) -> set[Pool]:
         """Return and forget what was added, after at most ``timeout_s``."""
         self._some.wait(timeout_s)
         with self._lock:

@@ -20,6 +20,7 @@ from schedules.channels.reading import (
     Fields,
     UnclearError,
     beijing_time,
+    currency_code,
     finding,
     json_object,
     must_be,
@@ -166,7 +167,7 @@ def read_query(fields: Fields, order: Order) -> Finding:
         return _refused(fields, order)
     must_be(fields.maybe("out_trade_no"), order.order_no, "order")
     status = fields.text("trade_status")
-    currency = fields.maybe("trans_currency") or "CNY"
+    currency = currency_code(fields.maybe("trans_currency") or "CNY")
     total = fields.amount("total_amount", currency)
     said = partial(
         Finding,
@@ -212,7 +213,9 @@ def read_refund(fields: Fields, refund: Refund) -> RefundFinding:
         return RefundFinding(state=None, detail=f"refund_status is {status}")
     return RefundFinding(
         state=RefundState.SUCCESS,
-        amount_minor=fields.amount("refund_amount", fields.maybe("refund_currency") or "CNY"),
+        amount_minor=fields.amount(
+            "refund_amount", currency_code(fields.maybe("refund_currency") or "CNY")
+        ),
         detail=status,
     )
 

@@ -20,6 +20,7 @@ from urllib3.connectionpool import ConnectionPool, HTTPConnectionPool, HTTPSConn
 from worker import clock, guard
 from worker.guard import Target
 
+_GRACE_S = 1.0
 Resolve = Callable[[str, int], tuple[str, ...]]
 
 
@@ -124,17 +125,19 @@ class Dialler:
                 self._deadline.watch(opened)
                 opened.settimeout(self._deadline.left_s() / (len(addresses) - i))
                 opened.connect((address, port))
-                opened.settimeout(self._deadline.left_s())
+                # The watchdog ends what is later; a time limit of its own would race it.
+                opened.settimeout(self._deadline.left_s() + _GRACE_S)
                 opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             except OSError as error:
                 opened.close()
-                problem = error.strerror or type(error).__name__
+                problem = "timeout" if isinstance(error, TimeoutError) else error.strerror or ""
             except DialError:
                 opened.close()
                 raise
             else:
                 return opened
-        raise DialError("connect", f"no connection to {host}:{port}: {problem}")
+        kind = "timeout" if problem == "timeout" else "connect"
+        raise DialError(kind, f"no connection to {host}:{port}: {problem}")
 
     def _vetted(self, host: str, port: int) -> tuple[str, ...]:
         addresses = self._looked_up(host, port)
@@ -166,7 +169,9 @@ class Dialler:
 class Pinned(requests.adapters.HTTPAdapter):
     """Sends one request over a connection of its own that the dialler opened."""
 
-    def __init__(self, dialler: Dialler, target: Target, context: ssl.SSLContext) -> None:
+    def __init__(
+        self, dialler: Dialler, target: Target, context: Callable[[], ssl.SSLContext]
+    ) -> None:
         super().__init__(pool_connections=1, pool_maxsize=1, max_retries=0)
         self._dialler = dialler
         self._target = target
@@ -179,7 +184,7 @@ class Pinned(requests.adapters.HTTPAdapter):
         host, port, dialler = self._target.host, self._target.port, self._dialler
         pool: HTTPConnectionPool
         if self._target.scheme == "https":
-            pool = HTTPSConnectionPool(host, port, maxsize=1, ssl_context=self._context)
+            pool = HTTPSConnectionPool(host, port, maxsize=1, ssl_context=self._context())
             pool.ConnectionCls = lambda *_, **given: _Https(dialler, **given)  # type: ignore[assignment]
         else:
             pool = HTTPConnectionPool(host, port, maxsize=1)

@@ -21,6 +21,7 @@ from schedules.channels.options import FromOutside, RouteOptions, key_text
 from schedules.channels.reading import (
     Fields,
     UnclearError,
+    currency_code,
     finding,
     iso_time,
     json_object,
@@ -207,15 +208,15 @@ def read_query(answer: Answer, order: Order, options: Options) -> Finding:
         raise UnclearError(f"{options.state_path} is {said[:64]!r}, which states does not name")
     state = ChannelState(options.states[said])
     currency = options.currency
-    if options.currency_path:
-        currency = _text(fields, options.currency_path).upper()
+    if options.currency_path and (state in _MONEY_STATES or fields.at(options.currency_path)):
+        currency = currency_code(_text(fields, options.currency_path))
     amount = _amount(fields, options.amount_path, currency, options)
     if amount is None and state in _MONEY_STATES:
         raise UnclearError(f"{options.amount_path} is no amount in {options.amount_unit} units")
     return Finding(
         state=state,
         amount_minor=amount,
-        currency=currency or None,
+        currency=currency,
         channel_txn_no=reference(_text(fields, options.txn_path)),
         paid_at=_time(fields, options.paid_at_path),
         refunded_minor=_amount(fields, options.refunded_path, currency, options),

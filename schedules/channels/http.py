@@ -10,6 +10,7 @@ import http.client
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import requests
 from urllib3.exceptions import HTTPError
@@ -21,6 +22,7 @@ from worker.identity import system_ca_file
 from worker.models import Allowed, Failure
 
 _CHUNK = 16_384
+_GRACE_S = 1.0  # the watchdog is first; a time limit of the library's own would race it
 _NOTHING = Allowed()
 _KINDS = {
     "refused": Failure.REFUSED,
@@ -74,6 +76,9 @@ class Http:
         allowed: what the guard lets this route do beyond the rules for all.
         ca_pem: authorities that replace the machine's; None are the machine's.
         resolve: replaces DNS in tests.
+
+    Raises:
+        ssl.SSLError: ``ca_pem`` holds no certificates.
     """
 
     def __init__(
@@ -89,12 +94,9 @@ class Http:
         self._reply_max_bytes = reply_max_bytes
         self._allowed = allowed
         self._resolve = resolve
-        # Made once: loading the authorities takes longer than many an exchange.
-        self._context = (
-            ssl.create_default_context(cadata=ca_pem)
-            if ca_pem
-            else ssl.create_default_context(cafile=str(system_ca_file()))
-        )
+        self._ca_pem = ca_pem
+        if ca_pem:
+            tls_context(ca_pem)
 
     def send(self, ask: Ask) -> Answer:
         """Send one request and read the answer; every way it can end is a value."""
@@ -117,12 +119,11 @@ class Http:
 
     def _exchanged(self, ask: Ask, deadline: Deadline) -> Answer:
         target = guard.check_url(ask.url, self._allowed)
-        adapter = Pinned(
-            Dialler(deadline, self._allowed.networks, self._resolve), target, self._context
-        )
+        dialler = Dialler(deadline, self._allowed.networks, self._resolve)
+        adapter = Pinned(dialler, target, lambda: tls_context(self._ca_pem))
         try:
             response = adapter.send(
-                _prepared(ask), stream=True, timeout=deadline.left_s(), proxies={}
+                _prepared(ask), stream=True, timeout=deadline.left_s() + _GRACE_S, proxies={}
             )
             try:
                 return self._read(response)
@@ -157,6 +158,17 @@ class Http:
         return Answer(
             failure=Failure.TIMEOUT, detail=f"no whole answer within {self._timeout_s:g} s"
         )
+
+
+@lru_cache(maxsize=64)
+def tls_context(ca_pem: str | None) -> ssl.SSLContext:
+    """Return how TLS is spoken: to whom these authorities vouch for; None are the machine's.
+
+    Made once for each: loading a bundle takes longer than many an exchange.
+    """
+    if ca_pem:
+        return ssl.create_default_context(cadata=ca_pem)
+    return ssl.create_default_context(cafile=str(system_ca_file()))
 
 
 def _prepared(ask: Ask) -> requests.PreparedRequest:

@@ -4,6 +4,7 @@ Must never quote a key, nor take one that stands in the file itself.
 """
 
 import difflib
+import ssl
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
@@ -148,12 +149,15 @@ class RouteOptions(BaseModel):
         Raises:
             ValueError: ``ca`` holds no certificates.
         """
-        return Http(
-            timeout_s=self.timeout_s,
-            reply_max_bytes=self.reply_max_bytes,
-            allowed=self.allowed.granted(),
-            ca_pem=self.ca,
-        )
+        try:
+            return Http(
+                timeout_s=self.timeout_s,
+                reply_max_bytes=self.reply_max_bytes,
+                allowed=self.allowed.granted(),
+                ca_pem=self.ca,
+            )
+        except (ssl.SSLError, UnicodeEncodeError):
+            raise ValueError("holds no certificates") from None
 
 
 def checked(

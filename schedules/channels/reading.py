@@ -23,6 +23,7 @@ DETAIL_MAX_BYTES = 500
 # China has one zone and no summer time since 1991.
 BEIJING = timezone(timedelta(hours=8))
 _TXN_NO = re.compile(r"[!-~]{1,64}").fullmatch
+_CURRENCY = re.compile(r"[A-Z]{3}").fullmatch
 _LATEST_UNIX_S = 253_402_300_799  # the end of the year 9999
 
 
@@ -136,6 +137,20 @@ def json_object(body: bytes | str) -> Fields:
     if not isinstance(parsed, dict):
         _refuse("it is no JSON object")
     return Fields(parsed)
+
+
+def currency_code(text: str) -> str:
+    """Return a currency as ISO 4217 writes it.
+
+    Raises:
+        UnclearError: it is none.
+
+    Examples:
+        >>> currency_code("usd")
+        'USD'
+    """
+    code = text.upper() if text.isascii() else ""
+    return code if _CURRENCY(code) else _refuse("the currency is missing or none")
 
 
 def reference(text: str) -> str:

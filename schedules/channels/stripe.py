@@ -15,6 +15,7 @@ from schedules.channels.options import ApiKey, RouteOptions, Word
 from schedules.channels.reading import (
     Fields,
     UnclearError,
+    currency_code,
     finding,
     json_object,
     must_be,
@@ -154,7 +155,7 @@ def search(field: str, order_no: str) -> str:
 
 def read_intent(answer: Answer, order: Order, field: str) -> Finding:
     """Read the reply to a query by id."""
-    fields = json_object(answer.body)
+    fields = _fields(answer)
     error = fields.inside("error")
     if answer.status == 404 and error.maybe("code") == "resource_missing":
         return Finding(state=ChannelState.NOT_FOUND, detail=_words(answer.status, error))
@@ -166,7 +167,7 @@ def read_intent(answer: Answer, order: Order, field: str) -> Finding:
 
 def read_search(answer: Answer, order: Order, field: str) -> Finding:
     """Read the reply to a search: the one that is paid, else the one that still may be."""
-    fields = json_object(answer.body)
+    fields = _fields(answer)
     _need_ok(answer, fields.inside("error"))
     if fields.is_true("has_more"):
         raise UnclearError("more than 100 intents carry this order number", route_failed=False)
@@ -184,7 +185,7 @@ def read_search(answer: Answer, order: Order, field: str) -> Finding:
 
 def read_cancel(answer: Answer, order: Order, field: str) -> Finding:
     """Read the reply to a cancel; when it came too late, the reply shows the intent as it is."""
-    fields = json_object(answer.body)
+    fields = _fields(answer)
     error = fields.inside("error")
     if answer.status == 400 and error.has("payment_intent"):
         found = _intent(error.inside("payment_intent"), order, field)
@@ -199,7 +200,7 @@ def read_cancel(answer: Answer, order: Order, field: str) -> Finding:
 
 def read_refund(answer: Answer, order: Order, refund: Refund) -> RefundFinding:
     """Read the reply to a query for one refund by its id."""
-    fields = json_object(answer.body)
+    fields = _fields(answer)
     _need_ok(answer, fields.inside("error"))
     must_be(fields.maybe("id"), refund.refund_no, "refund")
     if order.channel_txn_no:
@@ -209,7 +210,7 @@ def read_refund(answer: Answer, order: Order, refund: Refund) -> RefundFinding:
 
 def read_refunds(answer: Answer, intent: str, refund: Refund, field: str) -> RefundFinding:
     """Read the list of an intent's refunds and pick ours by its metadata."""
-    fields = json_object(answer.body)
+    fields = _fields(answer)
     _need_ok(answer, fields.inside("error"))
     ours = [
         one
@@ -227,7 +228,7 @@ def _intent(fields: Fields, order: Order, field: str) -> Finding:
     status = fields.text("status")
     if status not in _STATES:
         raise UnclearError(f"status is {status[:64]}, which is not known")
-    currency = fields.text("currency").upper()
+    currency = currency_code(fields.text("currency"))
     state = _STATES[status]
     paid = state is ChannelState.PAID
     amount = _iso(fields.whole("amount_received" if paid else "amount"), currency)
@@ -254,7 +255,7 @@ def _refund(fields: Fields) -> RefundFinding:
         raise UnclearError(f"status is {status[:64]}, which is not known")
     return RefundFinding(
         state=_REFUND_STATES[status],
-        amount_minor=_iso(fields.whole("amount"), fields.text("currency").upper()),
+        amount_minor=_iso(fields.whole("amount"), currency_code(fields.text("currency"))),
         detail=f"{status} {fields.maybe('failure_reason')}".rstrip(),
     )
 
@@ -264,6 +265,15 @@ def _iso(amount: int, currency: str) -> int:
     if amount % by or amount * times // by > money.MINOR_MAX:
         raise UnclearError(f"the amount is no whole number of minor units of {currency[:8]}")
     return amount * times // by
+
+
+def _fields(answer: Answer) -> Fields:
+    try:
+        return json_object(answer.body)
+    except UnclearError:
+        # What stands before Stripe (a proxy, an error page) has only its status to tell.
+        need_status(answer, 200)
+        raise
 
 
 def _need_ok(answer: Answer, error: Fields) -> None:

@@ -22,6 +22,7 @@ from schedules.channels.options import FromOutside, PrivateKey, PublicKey, Route
 from schedules.channels.reading import (
     Fields,
     UnclearError,
+    currency_code,
     finding,
     iso_time,
     json_object,
@@ -225,7 +226,7 @@ def read_query(answer: Answer, order: Order, *, mchid: str) -> Finding:
     return Finding(
         state=_STATES[state],
         amount_minor=amount.whole("total") if known else None,
-        currency=(amount.maybe("currency") or "CNY") if known else None,
+        currency=currency_code(amount.maybe("currency") or "CNY") if known else None,
         channel_txn_no=reference(fields.maybe("transaction_id")),
         paid_at=iso_time(fields.maybe("success_time")),
         detail=f"{state} {fields.maybe('trade_state_desc')}".rstrip(),

@@ -33,7 +33,7 @@ def test_with_nothing_configured_the_broker_is_ours_is_shared_and_ends_last(
         assert url is not None
         password = url.removeprefix("redis://:").partition("@")[0]
         lines = up.family().values()
-        assert len(lines) == 3  # broker, Flower, one worker process
+        assert len(lines) == 4  # broker, Flower, one worker process, beat
         assert not [line for line in lines if password in line]
         assert password not in up.said()
         broker = up.child("valkey-server")

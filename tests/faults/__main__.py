@@ -1,9 +1,10 @@
 """The full-size runs, each on private servers of its own.
 
-    python3 -m tests.faults                       all four, one after the other
+    python3 -m tests.faults                       all of them, one after the other
     python3 -m tests.faults kills --kills 30 --count 10000
     python3 -m tests.faults outage --seconds 60 --per-s 1000
     python3 -m tests.faults hanging --endpoints 2000 --rounds 3 --seconds 20 --per-s 300
+    python3 -m tests.faults beats --minutes 10
     python3 -m tests.faults orders --count 10000
 
 Each prints what it measured and the comparison of the three books, and fails when a promise is
@@ -18,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.faults import hanging, kills, orders, outage
+from tests.faults import beats, hanging, kills, orders, outage
 from tests.faults.site import Site, site
 from tests.services import PostgresServer, RedisServer
 from worker import database, schema
@@ -76,6 +77,13 @@ def _hanging(given: argparse.Namespace) -> str:
     return "" if ran.ratio <= _P99_GROWTH else f"healthy p99 grew to {ran.ratio:.2f} times"
 
 
+def _beats(given: argparse.Namespace) -> str:
+    with _servers() as (place, _, _):
+        ran = beats.run(place, seconds=given.minutes * 60, pause_s=5)
+    print(ran.text())
+    return "; ".join(ran.broken)
+
+
 def _orders(given: argparse.Namespace) -> str:
     with PostgresServer() as postgres, tempfile.TemporaryDirectory(prefix="pn-faults-") as folder:
         engine = database.connect(postgres.dsn())
@@ -90,6 +98,7 @@ _RUNS: dict[str, Callable[[argparse.Namespace], str]] = {
     "kills": _kills,
     "outage": _outage,
     "hanging": _hanging,
+    "beats": _beats,
     "orders": _orders,
 }
 
@@ -108,6 +117,7 @@ def main() -> int:
     reader.add_argument("--per-s", type=float, default=300, help="callbacks a second")
     reader.add_argument("--endpoints", type=int, default=2000)
     reader.add_argument("--rounds", type=int, default=3)
+    reader.add_argument("--minutes", type=float, default=10, help="of beats and workers killed")
     given = reader.parse_args()
     failed = False
     for name in [given.run] if given.run else _RUNS:

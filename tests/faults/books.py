@@ -7,12 +7,16 @@ arrived is read from the merchant's ledger only.
 from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import Engine, select
 
 from tests.receiver import Received
 from worker import tables
+from worker.models import Failure
 
+# How an attempt failed after its request may have arrived.
+_CUT_SHORT = (f"{Failure.TIMEOUT}:", f"{Failure.RESET}:")
 _FINISHED = ("delivered", "dead", "cancelled")
 
 
@@ -30,7 +34,7 @@ class Books:
         stuck: in sending though everything has come to rest.
         unclaimed: sent more often than there are attempts.
         doubles: 2xx answers beyond the first, by notification.
-        unexplained: more doubles than attempts that were abandoned or whose reply did not arrive.
+        unexplained: more doubles than attempts that were abandoned or cut short.
         outcomes: attempts by outcome; ``None`` is open.
         errors: why attempts failed; what the merchant answered in vain is explained by these.
         on_wire: attempts that were abandoned, by worker.
@@ -98,6 +102,17 @@ class Books:
         assert not found, f"{found}\n{self.text()}"
 
 
+def _may_have_missed_a_yes(attempt: Any) -> bool:
+    """Tell whether a merchant may have said yes to it without our hearing it.
+
+    It is asked again then, as it must be. What never reached a merchant, or was answered, explains
+    no double.
+    """
+    if attempt.outcome == "failed":
+        return str(attempt.error).startswith(_CUT_SHORT)
+    return bool(attempt.outcome == "abandoned")
+
+
 def compare(
     engine: Engine,
     ledger: Collection[Received],
@@ -133,10 +148,7 @@ def compare(
     said_yes = Counter(
         ids.get(record.message_id) for record in ledger if 200 <= record.status <= 299
     )
-    # A merchant's yes that did not reach us in time is asked for again, as it must be.
-    unheard = Counter(
-        row.notification_id for row in attempts if row.outcome in ("abandoned", "failed")
-    )
+    unheard = Counter(row.notification_id for row in attempts if _may_have_missed_a_yes(row))
     tried = Counter(row.notification_id for row in attempts)
     doubles = Counter({id_: yes - 1 for id_, yes in said_yes.items() if id_ and yes > 1})
     promised = {id_: rows.get(id_) for id_ in accepted if id_ not in left_out}

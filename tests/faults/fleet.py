@@ -62,6 +62,7 @@ class Member:
         self.metrics_port = free_port()
         self._settings = settings
         self._seam = seam
+        self.started_s = 0.0
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -72,6 +73,7 @@ class Member:
             command[at : at + 1] = ["tests.faults.worker", self._seam.name, str(self._seam.tokens)]
         environment = child_environment(self._settings, root=ROOT)
         environment["PAYNOTIFY_METRICS_PORT"] = str(self.metrics_port)
+        self.started_s = time.monotonic()
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 command,
@@ -216,7 +218,7 @@ class Fleet:
         """The end of every log."""
         return "\n".join(
             f"== {member.log.name}\n"
-            + "\n".join(line[:300] for line in member.log.read_text().splitlines()[-6:])
+            + "\n".join(map(_short, member.log.read_text().splitlines()[-6:]))
             for member in self.members
             if member.log.exists()
         )
@@ -230,6 +232,11 @@ class Fleet:
             if member._process is not None and member.code is None:
                 os.kill(member.pid, signal.SIGKILL)
                 member.wait(10)
+
+
+def _short(line: str) -> str:
+    # Of a traceback the end says most.
+    return line if len(line) < 2000 else f"{line[:300]} … {line[-1600:]}"
 
 
 def until(

@@ -16,12 +16,13 @@ from typing import Any
 
 from celery.__main__ import main
 
-from worker import deliver
+from worker import alone, deliver, quarantine
 from worker.store_postgresql import PostgresqlStore
 from worker.store_sqlite import SqliteStore
 
 # Marks a payload that kills whoever shapes it, whatever tokens are left.
 POISON = b"POISON"
+_ALONE = "alone"
 _STORES: tuple[Any, ...] = (PostgresqlStore, SqliteStore)
 
 
@@ -101,7 +102,7 @@ class _Doomed:
             self._connection.execute("COMMIT")
 
 
-def _die_of_poison(_tokens: Path) -> None:
+def _die_of_poison(tokens: Path) -> None:
     original = deliver.shaped  # type: ignore[attr-defined]
 
     def shaped(claimed: Any, *given: Any, **named: Any) -> Any:
@@ -110,6 +111,8 @@ def _die_of_poison(_tokens: Path) -> None:
         return original(claimed, *given, **named)
 
     deliver.shaped = shaped  # type: ignore[attr-defined]
+    # What it sends alone is sent by a program like this one.
+    quarantine.COMMAND = (sys.executable, "-m", __spec__.name, "die-of-poison", str(tokens), _ALONE)
 
 
 def _act(tokens: Path, number: int) -> None:
@@ -123,5 +126,7 @@ def _act(tokens: Path, number: int) -> None:
 
 if __name__ == "__main__":
     seams()[sys.argv[1]](Path(sys.argv[2]))
+    if sys.argv[3] == _ALONE:
+        sys.exit(alone.main())
     sys.argv[1:] = sys.argv[3:]
     main()

@@ -28,7 +28,7 @@ def terminal(
 
 
 def _commands() -> list[tuple[str, ...]]:
-    top = typer.main.get_command(cli.app)
+    top = typer.main.get_command(cli.commands(cli.SCHEDULES))
     found: list[tuple[str, ...]] = []
     for name, command in getattr(top, "commands").items():  # noqa: B009 - a group has them
         inner = getattr(command, "commands", None)
@@ -51,14 +51,25 @@ def test_the_commands_of_the_product_are_all_there() -> None:
         *("up", "worker", "beat", "flower", "demo", "migrate", "check-config", "enqueue", "show"),
         *("list", "cancel", "status", "dead list", "dead explain", "dead redrive", "dead discard"),
         *("endpoint add", "endpoint list", "endpoint show", "endpoint pause", "endpoint resume"),
-        *("endpoint rotate-secret", "endpoint test", "endpoint update", "endpoint delete"),
+        *("schedule list", "schedule next", "schedule run", "schedule pause", "schedule resume"),
+        *(
+            "schedule history",
+            "endpoint rotate-secret",
+            "endpoint test",
+            "endpoint update",
+            "endpoint delete",
+        ),
     }
 
 
-def test_beat_says_when_it_comes(terminal: Terminal) -> None:
+def test_beat_without_a_cron_table_is_one_sentence(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PAYNOTIFY_SCHEDULES_FILE", "/nowhere/schedules.toml")
     said = terminal("beat")
     assert said.code == 1
-    assert "comes with the schedules" in said.err
+    assert "/nowhere/schedules.toml is missing" in said.err
+    assert "PAYNOTIFY_SCHEDULES_FILE" in said.err
 
 
 def test_migrate_makes_the_tables_and_again_is_harmless(
@@ -89,7 +100,7 @@ def test_check_config_lists_every_wrong_setting_and_the_cron_table(
 ) -> None:
     (tmp_path / "config" / "paynotify.toml").write_text("slots = 0\nlease_s = 1\nbach_size = 3\n")
     (tmp_path / "config" / "schedules.toml").write_text(
-        '[[schedule]]\nname = "nightly"\ncron = "61 2 * * *"\n'
+        '[[schedule]]\nname = "nightly"\ncron = "61 2 * * *"\njob = "json:dumps"\n'
     )
     said = terminal("check-config")
     assert said.code == 1

@@ -38,6 +38,7 @@ from worker import columns, tables
 from worker.models import Claimed, Pool, State
 from worker.retry import DELIVERED
 from worker.states import may_move
+from worker.store import LOST_MAX
 from worker.tables import SUSPECT_AFTER
 
 _VERDICTS = {
@@ -74,6 +75,7 @@ def machine(engine: Engine) -> type[RuleBasedStateMachine]:  # noqa: C901 - a cl
             self.rows: dict[int, Row] = {}
             self.claims: list[Claimed] = []
             self.held = False
+            self.alone: set[int] = set()
 
         @initialize()
         def begin(self) -> None:
@@ -97,8 +99,10 @@ def machine(engine: Engine) -> type[RuleBasedStateMachine]:  # noqa: C901 - a cl
 
         @rule()
         def claim_suspect(self) -> None:
-            found = self.store.claim_suspect(worker="w").rows
             expected = set() if self.held else self._claimable(suspect=True)
+            assert self.store.suspects() == bool(expected)
+            found = self.store.claim_suspect(worker="alone").rows
+            self.alone |= {row.id for row in found}
             assert {row.id for row in found} <= expected
             assert bool(found) == bool(expected)
             self._take(found)
@@ -140,6 +144,21 @@ def machine(engine: Engine) -> type[RuleBasedStateMachine]:  # noqa: C901 - a cl
             lost = [r for r in self.rows.values() if r.state is State.SENDING and r.lease_over]
             released = self.store.release(limit=100)
             assert released.again + released.poisoned == len(lost)
+            for row in lost:
+                row.abandoned += 1
+                row.outcomes[-1] = "abandoned"
+                poisoned = row.abandoned >= LOST_MAX
+                row.state = State.DEAD if poisoned else State.PENDING
+
+        @rule()
+        def die_alone(self) -> None:
+            lost = [
+                row
+                for row_id, row in self.rows.items()
+                if row_id in self.alone and row.state is State.SENDING
+            ]
+            taken = self.store.condemn(worker="alone", why="killed")
+            assert taken.again + taken.poisoned == len(lost)
             for row in lost:
                 row.abandoned += 1
                 row.outcomes[-1] = "abandoned"
@@ -219,6 +238,8 @@ def machine(engine: Engine) -> type[RuleBasedStateMachine]:  # noqa: C901 - a cl
         def _take(self, found: tuple[Claimed, ...]) -> None:
             for claimed in found:
                 row = self.rows[claimed.id]
+                if row.abandoned < SUSPECT_AFTER:
+                    self.alone.discard(claimed.id)
                 assert may_move(row.state, State.SENDING)
                 row.attempts += 1
                 assert (claimed.attempt_no, claimed.claim_no) == (row.attempts, row.attempts)

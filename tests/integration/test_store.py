@@ -22,6 +22,7 @@ from tests.seeding import (
     verdict_on,
 )
 from worker.models import Decision, Outcome, Pool, Tally, Verdict
+from worker.store import LOST_MAX, Released, Store
 
 
 def test_a_claim_leases_the_row_and_opens_its_attempt(engine: Engine) -> None:
@@ -139,35 +140,66 @@ def test_a_lease_that_ran_out_is_released_with_its_attempt_abandoned(engine: Eng
     assert attempt.outcome == "abandoned"
 
 
-def test_a_row_lost_three_times_in_a_row_is_poison_and_travels_alone_before(
+def _lose_twice(store: Store, engine: Engine) -> int:
+    [row_id] = add_due(engine, add_lane(engine))
+    for _ in range(2):
+        assert not store.suspects()
+        store.claim(Pool.FAST, limit=10, worker="w")
+        age(engine, 61)
+        store.release(limit=10)
+    return row_id
+
+
+def test_a_row_lost_twice_in_a_row_travels_alone_and_is_poison_when_that_ends_its_process(
     engine: Engine,
 ) -> None:
     store = store_on(engine)
-    lane = add_lane(engine)
-    [poison] = add_due(engine, lane)
-    for _ in range(2):
-        [row] = store.claim(Pool.FAST, limit=10, worker="w").rows
-        age(engine, 61)
-        store.release(limit=10)
-    # Twice lost: no longer claimed in company.
+    poison = _lose_twice(store, engine)
+    # No longer claimed in company.
     assert store.claim(Pool.FAST, limit=10, worker="w").rows == ()
-    [row] = store.claim_suspect(worker="w").rows
+    assert store.suspects()
+    [row] = store.claim_suspect(worker="alone").rows
     assert row.id == poison
+    assert not store.suspects()
     assert store.claim_suspect(worker="w").rows == ()
-    age(engine, 61)
-    assert store.release(limit=10).poisoned == 1
+    assert store.condemn(worker="another", why="killed") == Released()
+    assert store.condemn(worker="alone", why="killed") == Released(poisoned=1)
+    assert store.condemn(worker="alone", why="killed") == Released()
     [letter] = letters_of(engine, poison)
     assert (letter.reason, letter.attempts) == ("poison", 3)
+    assert letter.last_error == "lost 3 times in a row: killed"
+    assert [a.outcome for a in attempts_of(engine, poison)] == ["abandoned"] * 3
     assert store.claim_suspect(worker="w").rows == ()
+
+
+def test_what_nobody_can_be_blamed_for_is_sent_again_until_a_person_has_to_look(
+    engine: Engine,
+) -> None:
+    store = store_on(engine)
+    row_id = _lose_twice(store, engine)
+    for lost in range(3, LOST_MAX):
+        assert store.claim_suspect(worker="alone").rows
+        age(engine, 61)
+        assert store.release(limit=10) == Released(again=1)
+        assert row_of(engine, row_id).abandoned == lost
+    assert store.claim_suspect(worker="alone").rows
+    age(engine, 61)
+    assert store.release(limit=10) == Released(poisoned=1)
+    [letter] = letters_of(engine, row_id)
+    assert (letter.reason, letter.attempts) == ("poison", LOST_MAX)
+
+
+def test_a_suspect_of_a_held_endpoint_waits(engine: Engine) -> None:
+    store = store_on(engine)
+    row_id = _lose_twice(store, engine)
+    change_lane(engine, row_of(engine, row_id).lane_id, held=True)
+    assert not store.suspects()
+    assert store.claim_suspect(worker="alone").rows == ()
 
 
 def test_a_suspect_that_comes_back_is_trusted_again(engine: Engine) -> None:
     store = store_on(engine)
-    [row_id] = add_due(engine, add_lane(engine))
-    for _ in range(2):
-        store.claim(Pool.FAST, limit=1, worker="w")
-        age(engine, 61)
-        store.release(limit=10)
+    row_id = _lose_twice(store, engine)
     settle(store, store.claim_suspect(worker="w").rows, RETRY)
     assert row_of(engine, row_id).abandoned == 0
 

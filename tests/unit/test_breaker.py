@@ -33,7 +33,7 @@ def test_a_healthy_lane_stays_spotless() -> None:
 
 def test_a_tally_that_says_nothing_about_health_changes_nothing() -> None:
     for health in (Health(), opened(), due_for_probe(), Health(ramp=4, failures_in_row=2)):
-        assert then(health, Tally(latency_ms=9000.0, gone=True)) is health
+        assert then(health, Tally(latency_ms=9000.0)) is health
 
 
 def test_it_opens_at_the_failure_that_fills_the_row_and_not_before() -> None:

@@ -22,14 +22,17 @@ _LAYERS = tuple(
         states retry ack guard breaker evidence payload fields berths shape sealing signers.* \
             columns tables* database schema statements store_rows endpoint_rows unheard heads \
             migrations.*
-        store* endpoint* transport connections wire identity bells mailbox doorbell after_commit \
-            embedded lookup lanes drafts intake*
-        client inbox deliver judging settler tick timeline deadletters alerts audit broker ping
+        store* holds endpoint* transport connections wire identity bells mailbox doorbell \
+            after_commit embedded lookup lanes drafts intake*
+        client inbox deliver judging settler rollup incidents tick timeline quarantine \
+            deadletters alert* audit broker ping
         runtime selfcheck
         app
         tasks
         console.*
-        crew station supervisor demo* cli* __main__
+        crew
+        alone
+        station supervisor demo* cli* __main__
     """.strip().splitlines()
 )
 # Rules and facts: the same answer for the same arguments, so they may touch nothing outside.

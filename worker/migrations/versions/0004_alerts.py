@@ -19,12 +19,14 @@ def upgrade() -> None:
         sa.Column("subject", sa.Text(), server_default="", nullable=False),
         sa.Column("severity", sa.Text(), nullable=False),
         sa.Column("measure", sa.Text(), nullable=False),
-        sa.Column("value", sa.Float(), nullable=True),
-        sa.Column("threshold", sa.Float(), nullable=True),
+        sa.Column("value", sa.Text(), server_default="", nullable=False),
+        sa.Column("threshold", sa.Text(), server_default="", nullable=False),
+        sa.Column("step", sa.Integer(), server_default="0", nullable=False),
         sa.Column("summary", sa.Text(), server_default="", nullable=False),
         sa.Column("opened_at", Moment(), server_default=database_now(), nullable=False),
         sa.Column("seen_at", Moment(), server_default=database_now(), nullable=False),
         sa.Column("subjects", sa.Integer(), server_default="1", nullable=False),
+        sa.Column("told_at", Moment(), nullable=True),
         sa.Column("escalated_at", Moment(), nullable=True),
         sa.Column("acknowledged_at", Moment(), nullable=True),
         sa.Column("acknowledged_by", sa.Text(), nullable=True),
@@ -39,6 +41,7 @@ def upgrade() -> None:
         postgresql_where=sa.text("resolved_at IS NULL"),
         sqlite_where=sa.text("resolved_at IS NULL"),
     )
+    op.create_index("paynotify_alert_lately", "paynotify_alert", ["rule", "subject", "opened_at"])
     op.create_table(
         "paynotify_alert_delivery",
         sa.Column("id", BigId, sa.Identity(always=False), nullable=False),
@@ -47,6 +50,7 @@ def upgrade() -> None:
         sa.Column("sink", sa.Text(), nullable=False),
         sa.Column("text", sa.Text(), server_default="", nullable=False),
         sa.Column("state", sa.Text(), server_default="due", nullable=False),
+        sa.Column("written_at", Moment(), server_default=database_now(), nullable=False),
         sa.Column("tries", sa.Integer(), server_default="0", nullable=False),
         sa.Column("due_at", Moment(), server_default=database_now(), nullable=False),
         sa.Column("lease_until", Moment(), nullable=True),
@@ -62,6 +66,7 @@ def upgrade() -> None:
         postgresql_where=sa.text("state = 'due'"),
         sqlite_where=sa.text("state = 'due'"),
     )
+    op.create_index("paynotify_alert_delivery_alert", "paynotify_alert_delivery", ["alert_id"])
     op.create_table(
         "paynotify_rollup",
         sa.Column("minute_at", Moment(), nullable=False),
@@ -75,6 +80,14 @@ def upgrade() -> None:
         sa.Column("stale", sa.Integer(), server_default="0", nullable=False),
         sa.Column("elapsed_ms", sa.BigInteger(), server_default="0", nullable=False),
         sa.PrimaryKeyConstraint("minute_at", "endpoint_id", "worker"),
+    )
+    op.create_index("paynotify_rollup_endpoint", "paynotify_rollup", ["endpoint_id", "minute_at"])
+    op.create_index(
+        "paynotify_lane_slow",
+        "paynotify_lane",
+        ["id"],
+        postgresql_where=sa.text("slow"),
+        sqlite_where=sa.text("slow"),
     )
     op.create_table(
         "paynotify_silence",
@@ -91,6 +104,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_table("paynotify_silence")
+    op.drop_index("paynotify_lane_slow", table_name="paynotify_lane")
     op.drop_table("paynotify_rollup")
     op.drop_index(
         "paynotify_alert_delivery_due",
