@@ -20,7 +20,6 @@ from worker.runtime import Desk
 # Each makes a sweep of a desk and the line's arguments; run by the loop of sweep.py.
 SWEEPS = {
     "compensation": "schedules.compensation:sweep",
-    "order-notifications": "schedules.order_notifications:sweep",
     "status-reconciliation": "schedules.status_reconciliation:sweep",
     "redrive": "schedules.redrive:sweep",
     "retention": "schedules.retention:sweep",

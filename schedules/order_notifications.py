@@ -32,6 +32,7 @@ from worker.runtime import Desk
 from worker.tables import notification
 
 _REFUND_EVENTS = {RefundState.SUCCESS: REFUND_SUCCEEDED, RefundState.FAILED: REFUND_FAILED}
+_WHOLE_EVERY = timedelta(hours=1)
 _WITH_REFUNDS = WAS_PAID - {OrderState.PAID}
 
 
@@ -53,7 +54,8 @@ class OrderNotifications:
         orders: the host's.
         notifier: enqueues in our transaction.
         policy_of: the policy of a merchant.
-        look_back_s: how long ago an order may have ended.
+        look_back_s: how long ago an order may have ended. So far back a round looks once an hour;
+            the others look at what changed since the round before.
         grace_s: seconds a host has for its own notification.
         page: orders looked at in one step.
         read_now: the database's time; a test brings its own.
@@ -77,23 +79,43 @@ class OrderNotifications:
         self._policy_of, self._page, self._read_now = policy_of, page, read_now
         self._look_back = timedelta(seconds=look_back_s)
         self._grace = timedelta(seconds=grace_s)
+        self._round: tuple[datetime, bool] | None = None
+        self._seen_until: datetime | None = None
+        self._whole_at: datetime | None = None
 
     def step(self, cursor: str) -> Step:
         """Look at one page of orders, the longest ended first; again is harmless."""
         with self._engine.begin() as tx:
             now = self._read_now(tx)
-            since, after = _place(cursor) or (now - self._look_back, "")
+            since, after = _place(cursor) or (self._begin(now), "")
             found = self._orders.ended(tx, since=since, after=after, limit=self._page)
-            old = [
-                o for o in found if o.changed_at is not None and o.changed_at <= now - self._grace
-            ]
+            latest = now - self._grace
+            old = [one for one in found if one.changed_at and one.changed_at <= latest]
             counts = self._tell(tx, self._untold(tx, old), now)
         counts["orders"] = len(old)
         last = old[-1] if old else None
         # What follows is younger still, or there is nothing more.
         if last is None or last.changed_at is None or len(old) < self._page:
+            self._end()
             return Step(counts=counts)
         return Step(cursor=f"{to_us(last.changed_at)}|{last.order_no}", counts=counts)
+
+    def _begin(self, now: datetime) -> datetime:
+        """Say from when on the round looks; a whole one when this process has no recent one."""
+        whole = self._whole_at is None or now - self._whole_at >= _WHOLE_EVERY
+        self._round = (now, whole)
+        if whole or self._seen_until is None:
+            return now - self._look_back
+        # Once more what was too young then, and what was committed late.
+        return self._seen_until - 2 * self._grace
+
+    def _end(self) -> None:
+        # A round that another process began says nothing here.
+        if self._round is not None:
+            now, whole = self._round
+            self._seen_until = now
+            self._whole_at = now if whole else self._whole_at
+            self._round = None
 
     def _untold(self, tx: Connection, orders: Sequence[Order]) -> list[_Wanted]:
         """Write the events that should be there, without those that are."""

@@ -118,7 +118,7 @@ class Shop:
             tx.execute(
                 table.update()
                 .where(table.c.order_no == order_no)
-                .values(state=state.value, updated_at=rows.now(tx), **values)
+                .values({"state": state.value, "updated_at": rows.now(tx), **values})
             )
 
     def run(self, sweep: Sweep | None = None) -> dict[str, int]:
@@ -137,6 +137,14 @@ class Shop:
             found = self.orders.get(tx, order_no)
         assert found is not None
         return found.state
+
+    def age(self, order_no: str) -> datetime:
+        """When an order's row was last written."""
+        with self.engine.begin() as tx:
+            found = self.orders.get(tx, order_no)
+        assert found is not None
+        assert found.changed_at is not None
+        return found.changed_at
 
     def cases(self, order_no: str = "A7", *, every: bool = False) -> list[str]:
         """Reasons of the open cases of a subject; of all cases with ``every``."""

@@ -1,16 +1,23 @@
 """Every row of the decision table, against a real simulated channel, on both databases."""
 
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine
 
+from schedules import rows
+from schedules.deadline import Deadline
 from schedules.decisions import LatePayment, Policy
+from schedules.jobs import Jobs
 from schedules.orders import Orders
 from schedules.ports import ChannelState, Finding, OrderState
 from tests.channel_sim import ChannelSim
+from tests.office import office
 from tests.reconciling import Shop
+from worker.client import Notifier
+from worker.tables_orders import payment_order
 
 FILE = "channels.toml"
 
@@ -344,4 +351,82 @@ def test_a_correction_whose_merchant_cannot_be_told_stands_and_is_told_later(
     assert shop.run(shop.compensation) == {"told": 1, "orders": 1}
     assert len(shop.told()) == 1
     assert shop.cases() == []
+    shop.later(minutes=61)
     assert shop.run(shop.compensation) == {"orders": 1}
+    assert len(shop.told()) == 1
+
+
+def test_compensation_looks_far_back_once_an_hour_and_else_at_what_is_new(shop: Shop) -> None:
+    shop.order("A7")
+    shop.order("B8")
+    shop.overwrite("A7", OrderState.PAID)
+    shop.later(minutes=10)
+    assert shop.run(shop.compensation) == {"orders": 1, "told": 1}
+    shop.later(minutes=20)
+    assert shop.run(shop.compensation) == {"orders": 0}, "seen before"
+    shop.overwrite("B8", OrderState.PAID, updated_at=shop.age("A7"))
+    assert shop.run(shop.compensation) == {"orders": 0}
+    shop.later(minutes=41)
+    assert shop.run(shop.compensation) == {"orders": 2, "told": 1}
+
+
+def test_an_order_whose_host_told_the_merchant_in_its_own_words_is_told_no_more(
+    shop: Shop,
+) -> None:
+    shop.order()
+    shop.overwrite("A7", OrderState.PAID)
+    with shop.engine.begin() as tx:
+        Notifier().enqueue(
+            tx,
+            merchant="m-1",
+            event_type="payment.succeeded",
+            event_key="theirs-1",
+            order_no="A7",
+            payload={"ok": True},
+        )
+    shop.later(minutes=10)
+    assert shop.run(shop.compensation) == {"orders": 1}
+    assert len(shop.told()) == 1
+
+
+def test_a_merchant_told_by_its_host_under_our_key_is_not_told_again(shop: Shop) -> None:
+    shop.order()
+    with shop.engine.begin() as tx:
+        Notifier().enqueue(
+            tx,
+            merchant="m-1",
+            event_type="payment.succeeded",
+            event_key="A7:paid",
+            order_no="A7",
+            payload={"ok": True},
+        )
+    shop.sim.set_order("generic_json", "A7", "paid", 1230)
+    shop.ask()
+    assert shop.state() is OrderState.PAID
+    assert shop.told() == [{"ok": True}]
+    assert "told before by notification" in shop.evidence()[0].done
+
+
+def test_the_job_is_made_of_the_files_in_force(
+    engine: Engine, sim: ChannelSim, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (file.parent / "paynotify.toml").write_text("")
+    monkeypatch.setenv("PAYNOTIFY_CONFIG", str(file.parent / "paynotify.toml"))
+    shop = Shop(engine, sim, file)
+    shop.merchant()
+    with engine.begin() as tx:
+        shop.orders.add(
+            tx,
+            order_no="A7",
+            merchant="m-1",
+            channel="generic_json",
+            amount_minor=1230,
+            currency="CNY",
+        )
+        tx.execute(payment_order.update().values(created_at=rows.now(tx) - timedelta(minutes=5)))
+    sim.set_order("generic_json", "A7", "paid", 1230)
+    with office(engine.url.render_as_string(hide_password=False), start=False) as working:
+        jobs = Jobs(working.desk, "test")
+        said = jobs.run("status-reconciliation", {}, Deadline(30))
+    assert said == "status_reconciliation: 3 batches, enrolled 1, paid 1"
+    assert shop.state() is OrderState.PAID
