@@ -245,7 +245,7 @@ def _paid(order: Order, finding: Finding, policy: Policy) -> Decision:
             to=OrderState.PAID,
             event=_told(PAYMENT_SUCCEEDED, policy),
             heals=_HEALED_BY_AGREEING,
-            then=Then.OVER if finding.state in _PLAINLY_PAID else Then.AGAIN,
+            then=Then.AGAIN if _gave_back(finding) else Then.OVER,
         )
     promoted = policy.late_payment is LatePayment.PROMOTE
     return Decision(
@@ -260,9 +260,15 @@ def _paid(order: Order, finding: Finding, policy: Policy) -> Decision:
 
 def _perhaps_given_back(order: Order, finding: Finding) -> bool:
     """Tell whether all of the money may have gone back to the payer."""
-    if finding.state is ChannelState.PARTIAL_REFUND:
-        return finding.refunded_minor is None or finding.refunded_minor >= order.amount_minor
-    return finding.state is ChannelState.REFUNDED
+    if finding.state is ChannelState.REFUNDED:
+        return True
+    if finding.refunded_minor is not None:
+        return finding.refunded_minor >= order.amount_minor
+    return finding.state is ChannelState.PARTIAL_REFUND
+
+
+def _gave_back(finding: Finding) -> bool:
+    return finding.state not in _PLAINLY_PAID or bool(finding.refunded_minor)
 
 
 def _was_paid(order: Order, finding: Finding, refunds: Sequence[Refund] | None) -> Decision:

@@ -92,7 +92,8 @@ class OrderNotifications:
             latest = now - self._grace
             old = [one for one in found if one.changed_at and one.changed_at <= latest]
             counts = self._tell(tx, self._untold(tx, old), now)
-        counts["orders"] = len(old)
+        if old:
+            counts["orders"] = len(old)
         last = old[-1] if old else None
         # What follows is younger still, or there is nothing more.
         if last is None or last.changed_at is None or len(old) < self._page:

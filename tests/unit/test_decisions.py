@@ -178,6 +178,7 @@ def test_a_late_payment_given_back_in_full_owes_nobody_anything(ours: OrderState
         says(ChannelState.REFUNDED),
         says(ChannelState.PARTIAL_REFUND),
         says(ChannelState.PARTIAL_REFUND, refunded_minor=1200),
+        says(ChannelState.PAID, refunded_minor=1200),
     ],
 )
 def test_an_open_order_that_may_have_been_given_back_is_not_called_paid(said: Finding) -> None:
@@ -383,5 +384,5 @@ def test_deciding_again_after_it_was_carried_out_does_nothing_new(
     assert (again.to, again.event) == (None, "")
     if first.to is None:
         assert again == first
-    elif first.case is None and theirs.state is not ChannelState.PARTIAL_REFUND:
+    elif first.then is Then.OVER:
         assert again.case is None
