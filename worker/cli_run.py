@@ -51,7 +51,7 @@ def beat() -> None:
 def demo(
     keep: Annotated[bool, typer.Option("--keep", help="Stay up afterwards.")] = False,
 ) -> None:
-    """Show a minute of deliveries, retries, a dead letter and a redrive; needs no services."""
+    """Show retries, a redrive, an order put right and an alert in half a minute; needs nothing."""
     from worker import demo as show  # noqa: PLC0415 - as above
 
     raise typer.Exit(show.run(keep=keep))

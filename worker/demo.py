@@ -1,6 +1,7 @@
 """The demo: everything for real on one machine in half a minute, then the books are compared.
 
-Three merchants answer over HTTP, a shop takes orders, worker processes deliver, Flower looks on.
+Three merchants answer over HTTP, a shop takes orders, worker processes deliver, a bank is asked
+what it forgot to say, an alert trips, Flower looks on.
 Must never touch a configured database or broker.
 """
 

@@ -121,7 +121,7 @@ class Merchant:
             entry = Entry(
                 message_id=message_id,
                 order_no=event.get("order_no", ""),
-                event_type=event.get("type", ""),
+                event_type=event.get("type") or event.get("event", ""),
                 nth=nth,
                 status=status,
                 answer=answer,

@@ -11,13 +11,14 @@ from pathlib import Path
 import requests
 from rich.console import Console
 
-from worker import clock, deadletters, demo_books, demo_merchants, runtime
+from worker import clock, deadletters, demo_books, demo_clockwork, demo_merchants, runtime
 from worker.crew import Signals
 from worker.deadletters import Filters
+from worker.demo_bank import Bank
 from worker.demo_books import Account
 from worker.demo_merchants import Merchant
 from worker.demo_screen import Row, Screen
-from worker.demo_shop import Shop
+from worker.demo_shop import PAID, Event, Shop
 from worker.masking import mask
 from worker.models import Allowed, State
 from worker.runtime import Desk
@@ -58,7 +59,12 @@ class Story:
         self._settings = settings
         self._folder = folder
         self._signals = signals
-        self._station = Station(settings, log=folder / "processes.log")
+        self._bank = Bank()
+        self._station = Station(
+            settings,
+            log=folder / "processes.log",
+            config=demo_clockwork.write_files(folder, self._bank),
+        )
         self._merchants = {
             name: Merchant(name, manners, folder)
             for name, manners in (
@@ -78,6 +84,7 @@ class Story:
             stack.callback(self._station.close, self._signals)
             for merchant in self._merchants.values():
                 stack.callback(merchant.close)
+            stack.callback(self._bank.close)
             self._open(stack)
             with self._screen as screen:
                 self._tell_story()
@@ -97,11 +104,13 @@ class Story:
         self._screen.say("paynotify demo: a shop, three merchants, real workers; about 30 s")
         self._station.open(migrate=True)
         self._station.start_workers(1)
+        self._station.start_beat()
         flower_url = self._station.start_flower()
         self._desk: Desk = runtime.open_desk(self._settings)
         stack.callback(self._desk.engine.dispose)
         self._shop = Shop(self._desk.engine, self._desk.notifier)
         self._shop.open()
+        self._bank.open()
         for merchant in self._merchants.values():
             merchant.open(self._register(merchant))
         self._screen.say(f"  Flower     {flower_url}/tasks")
@@ -133,10 +142,16 @@ class Story:
         self._take_orders()
         screen.step("a forged callback knocks at a merchant's door")
         self._forge()
+        screen.step("a bank is paid and tells nobody; the next sweep asks it")
+        self._silent = demo_clockwork.pay_in_silence(self._desk.engine, self._bank, _HEALTHY)
+        self._until(lambda: demo_clockwork.is_paid(self._desk.engine, self._silent))
         screen.step(f"{_FLAKY} gets its retries; {_DEAD} uses up its tries after 2, 4 and 6 s")
         self._until(lambda: self._waiting() == 0)
         given_up = deadletters.count(self._desk.engine, Filters(endpoint=_DEAD))
         screen.step(f"{_DEAD} is given up: its {given_up} notifications are dead letters")
+        self._until(lambda: bool(demo_clockwork.alert_told(self._desk.engine)))
+        self._alert = demo_clockwork.alert_told(self._desk.engine)
+        screen.step(f"an alert trips: {self._alert}")
         self._pause()
         screen.step(f"{_DEAD} lives again, and an operator redrives its dead letters")
         self._merchants[_DEAD].manners = demo_merchants.healthy
@@ -227,7 +242,7 @@ class Story:
         """Return what Flower's page of tasks says of itself; empty when it does not answer 200."""
         self._until(self._station.flower_answers, _FLOWER_UP_S)
         # Newest first: the page's own query for its table.
-        query = "draw=1&start=0&length=50&order[0][column]=5&columns[5][data]=received"
+        query = "draw=1&start=0&length=200&order[0][column]=5&columns[5][data]=received"
         page = f"{self._station.flower_url}/tasks/datatable?{query}&order[0][dir]=desc"
         try:
             with at_home() as session:
@@ -245,13 +260,18 @@ class Story:
         return [
             demo_books.compare(
                 name,
-                promised=self._shop.promised(name),
+                promised=self._promised(name),
                 states=demo_books.states(engine, name),
                 attempts=demo_books.attempts(engine, name),
                 book=merchant.book(),
             )
             for name, merchant in self._merchants.items()
         ]
+
+    def _promised(self, merchant: str) -> set[Event]:
+        # What the bank was paid the merchant must hear of, whatever our own table says.
+        paid = {(order_no, PAID) for order_no in self._bank.paid if merchant == _HEALTHY}
+        return self._shop.promised(merchant) | paid
 
     def _report(self, accounts: list[Account], flower: str) -> int:
         screen = self._screen
@@ -262,8 +282,15 @@ class Story:
         }
         screen.say(", ".join(f"{name} {count}" for name, count in sums.items()))
         screen.say(f"Order {self._rolled_back} was rolled back: nobody heard of it.")
+        put_right = demo_clockwork.is_paid(self._desk.engine, self._silent)
+        screen.say(
+            f"Order {self._silent} was paid in silence: the bank was asked, {_HEALTHY} was told."
+            if put_right
+            else f"Order {self._silent} was NOT put right."
+        )
+        screen.say(f"Alert: {self._alert}." if self._alert else "No alert tripped.")
         screen.say(flower or "Flower did not answer.")
-        agree = all(account.agrees for account in accounts)
+        agree = all(account.agrees for account in accounts) and put_right and bool(self._alert)
         screen.say("The books agree." if agree else "The books do NOT agree.")
         return 0 if agree and flower else 1
 

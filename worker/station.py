@@ -37,15 +37,19 @@ class Station:
     Args:
         settings: in force here and, through the environment, in every child.
         log: file the children write to; None is our standard error.
+        config: settings file whose folder the children look into; None is that of this process.
 
     Attributes:
         broker_url: of the broker in use, with its password; empty until ``open``.
         flower_url: where Flower will answer; empty until ``start_flower``.
     """
 
-    def __init__(self, settings: Settings, *, log: Path | None = None) -> None:
+    def __init__(
+        self, settings: Settings, *, log: Path | None = None, config: Path | None = None
+    ) -> None:
         self._settings = settings
         self._log = log
+        self._config = config
         self._broker: Broker | None = None
         self._crew: Crew | None = None
         self._broker_check_s = clock.monotonic_s() + _BROKER_CHECK_S
@@ -66,7 +70,7 @@ class Station:
         chosen = self._settings
         self._broker = broker.resolve(chosen)
         self.broker_url = self._broker.url
-        self._crew = crew_for(chosen, self.broker_url, self._log)
+        self._crew = crew_for(chosen, self.broker_url, self._log, config=self._config)
         if migrate and chosen.database_url is not None:
             engine = database.connect(chosen.database_dsn)
             schema.migrate(engine)
@@ -221,11 +225,19 @@ def flower_program(settings: Settings) -> tuple[Program, str]:
     return program, f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def crew_for(settings: Settings, broker_url: str | None, log: Path | None = None) -> Crew:
+def crew_for(
+    settings: Settings,
+    broker_url: str | None,
+    log: Path | None = None,
+    *,
+    config: Path | None = None,
+) -> Crew:
     """Make a crew whose children read exactly these settings and use this broker, if any."""
     environment = child_environment(settings, root=ROOT)
     if broker_url is not None:
         environment["PAYNOTIFY_BROKER_URL"] = broker_url
+    if config is not None:
+        environment["PAYNOTIFY_CONFIG"] = str(config)
     return Crew(environment, log)
 
 

@@ -24,6 +24,8 @@ def test_it_compares_the_books_and_exits_0(tmp_path: Path) -> None:
     # It went through what it promises to show.
     assert "its 4 notifications are dead letters" in said
     assert "redrives its dead letters" in said
+    assert re.search(r"Order \S+ was paid in silence: the bank was asked, sunny-tea was told", said)
+    assert re.search(r"Alert: \d notifications? w\w+ given up within 5 min\.", said)
     assert not [*(tmp_path / "demo").iterdir()]
 
 

@@ -66,7 +66,6 @@ def _check(said: Said, code: int, *parts: str) -> None:
         (("dead", "discard", "--all", "--who", "li"), ("--why",)),
         (("dead", "list", "--until", "31.12.2026"), ("--until",)),
         ((b"show", b"\xff\xfe"), ("UTF-8",)),
-        (("beat",), ("comes with the schedules",)),
     ],
     ids=lambda value: " ".join(map(str, value))[:60] if isinstance(value, tuple) else None,
 )
@@ -157,11 +156,13 @@ def test_a_bad_setting_is_named(tmp_path: Path, environment: dict[str, str], par
 
 def test_a_bad_cron_expression_is_named_with_its_entry(tmp_path: Path) -> None:
     (tmp_path / "paynotify.toml").write_text("")
-    (tmp_path / "schedules.toml").write_text('[compensation]\ncron = "every minute"\n')
+    (tmp_path / "schedules.toml").write_text(
+        '[[schedule]]\nname = "compensation"\ncron = "every minute"\njob = "compensation"\n'
+    )
     said = paynotify("check-config", folder=tmp_path, config=str(tmp_path / "paynotify.toml"))
     assert said.code == 1
     [sentence] = said.err.splitlines()
-    assert "entry compensation: 'every minute' is no cron expression" in sentence
+    assert "line 3: cron: 'every minute' is no cron expression" in sentence
     assert "minute hour day month weekday" in sentence
 
 

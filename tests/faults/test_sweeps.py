@@ -13,6 +13,7 @@ from tests.faults.sweeping import ROOT, sweep_of
 from tests.seeding import add_due, add_lane, store_on
 from tests.sweeping import contents, whole_round
 from worker import tables
+from worker.store import LOST_MAX
 from worker.tables_alerts import rollup
 from worker.tables_schedules import tick
 
@@ -93,7 +94,15 @@ def test_a_compensation_that_is_killed_takes_nothing_in_twice(engine: Engine, ds
     waiting = add_due(engine, lane, 10, state="waiting")
     live = add_due(engine, lane, 3, trace_id="live")
     _set(engine, lost, state="sending", lease_until=gone, claim_no=1, attempt_no=1)
-    _set(engine, poison, state="sending", lease_until=gone, claim_no=3, attempt_no=3, abandoned=2)
+    _set(
+        engine,
+        poison,
+        state="sending",
+        lease_until=gone,
+        claim_no=3,
+        attempt_no=3,
+        abandoned=LOST_MAX - 1,
+    )
     held: dict[str, Any] = {
         "lease_until": store.now() + timedelta(hours=1),
         "claim_no": 1,
@@ -120,7 +129,7 @@ def test_a_compensation_that_is_killed_takes_nothing_in_twice(engine: Engine, ds
         ).all()
         assert connection.scalars(select(tables.inbox.c.id)).all() == []
     assert {states[row_id] for row_id in lost} == {("pending", 1, 1)}
-    assert {states[row_id] for row_id in poison} == {("dead", 3, 3)}
+    assert {states[row_id] for row_id in poison} == {("dead", 3, LOST_MAX)}
     assert {states[row_id] for row_id in waiting} == {("pending", 0, 0)}
     assert {states[row_id] for row_id in live} == {("sending", 1, 0)}
     assert sorted(letters) == poison

@@ -33,6 +33,7 @@ from worker.client import Notifier
 from worker.errors import SettingsError
 from worker.inbox import Accepted
 from worker.models import Pool
+from worker.store import LOST_MAX
 
 _TABLES = ("delivery", "attempt", "dead_letter", "inbox", "notification")
 
@@ -83,7 +84,7 @@ _ROWS = st.builds(
     due_in_s=st.sampled_from([-3600.0, -1.0, 3600.0]),
     lease_in_s=st.sampled_from([_LIVE_S, _LOST_S]),
     lane=st.integers(0, 2),
-    abandoned=st.integers(0, 3),
+    abandoned=st.sampled_from([0, 2, LOST_MAX - 1]),
 )
 
 
@@ -133,7 +134,7 @@ def test_a_second_round_finds_nothing_and_what_is_in_order_is_untouched(
         elif row.state == "waiting":
             assert now.state == "pending"
         else:
-            assert now.state == ("dead" if row.abandoned + 1 >= 3 else "pending")
+            assert now.state == ("dead" if row.abandoned + 1 >= LOST_MAX else "pending")
             assert [tried.outcome for tried in attempts_of(engine, row_id)] == ["abandoned"]
             assert len(letters_of(engine, row_id)) == (now.state == "dead")
         # A sweep sends nothing.
