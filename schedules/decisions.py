@@ -342,7 +342,8 @@ def disagreed(reason: CaseReason) -> Decision:
 
 def at_the_end(decision: Decision) -> Decision:
     """End the asking about what is too old; what is open then is a case."""
-    if decision.then is Then.OVER:
+    # What has just been moved is looked at once more: a refund beside the payment may be amiss.
+    if decision.then is Then.OVER or decision.to is not None:
         return decision
     if decision.ruling not in (Ruling.WAIT, Ruling.UNKNOWN):
         return replace(decision, then=Then.OVER)
