@@ -11,12 +11,11 @@ from schedules import rows
 from schedules.deadline import Deadline
 from schedules.decisions import LatePayment, Policy
 from schedules.jobs import Jobs
-from schedules.orders import Orders
-from schedules.ports import ChannelState, Finding, OrderState
+from schedules.ports import OrderState
+from schedules.route_book import RouteBook
 from tests.channel_sim import ChannelSim
 from tests.office import office
 from tests.reconciling import Shop
-from worker.client import Notifier
 from worker.tables_orders import payment_order
 
 FILE = "channels.toml"
@@ -316,95 +315,25 @@ def test_refunds_are_polled_until_they_end_and_counted_at_their_order(shop: Shop
 def test_an_order_that_changed_while_the_channel_was_asked_is_not_judged(
     engine: Engine, sim: ChannelSim, file: Path
 ) -> None:
-    # Room for one question in a thousand seconds: the second waits, and meanwhile it is paid.
     sim.config(rate_per_s=0.01, timeout_s=0.5, channels=["generic_json"], file="slow.toml")
-    host = Orders()
+    waits: list[float] = []
 
-    def callback_comes_in(_: float) -> None:
-        with engine.begin() as tx:
-            for order_no in ("A7", "B8"):
-                order = host.get(tx, order_no)
-                assert order is not None
-                if order.state is OrderState.PENDING:
-                    host.move(tx, order, OrderState.PAID, Finding(state=ChannelState.PAID))
+    def callback_comes_in(seconds: float) -> None:
+        waits.append(seconds)
+        shop.overwrite("A7", OrderState.PAID)
 
     shop = Shop(engine, sim, file.parent / "slow.toml", wait=callback_comes_in, budget_s=1000.0)
-    for order_no in ("A7", "B8"):
-        shop.order(order_no)
-        sim.set_order("generic_json", order_no, "unpaid", 1230)
-    assert shop.ask() == {"changed_meanwhile": 2}
-    assert (shop.cases("A7"), shop.cases("B8")) == ([], [])
-    assert shop.evidence() == []
-
-
-def test_a_correction_whose_merchant_cannot_be_told_stands_and_is_told_later(
-    engine: Engine, sim: ChannelSim, file: Path
-) -> None:
-    shop = Shop(engine, sim, file)
     shop.order()
-    sim.set_order("generic_json", "A7", "paid", 1230)
-    shop.ask()
-    assert shop.state() is OrderState.PAID
-    assert shop.cases() == ["not_notified"]
-    shop.merchant()
-    shop.later(minutes=10)
-    assert shop.run(shop.compensation) == {"told": 1, "orders": 1}
-    assert len(shop.told()) == 1
-    assert shop.cases() == []
-    shop.later(minutes=61)
-    assert shop.run(shop.compensation) == {"orders": 1}
-    assert len(shop.told()) == 1
-
-
-def test_compensation_looks_far_back_once_an_hour_and_else_at_what_is_new(shop: Shop) -> None:
-    shop.order("A7")
-    shop.order("B8")
-    shop.overwrite("A7", OrderState.PAID)
-    shop.later(minutes=10)
-    assert shop.run(shop.compensation) == {"orders": 1, "told": 1}
-    shop.later(minutes=20)
-    assert shop.run(shop.compensation) == {}, "seen before"
-    shop.overwrite("B8", OrderState.PAID, updated_at=shop.age("A7"))
-    assert shop.run(shop.compensation) == {}
-    shop.later(minutes=41)
-    assert shop.run(shop.compensation) == {"orders": 2, "told": 1}
-
-
-def test_an_order_whose_host_told_the_merchant_in_its_own_words_is_told_no_more(
-    shop: Shop,
-) -> None:
-    shop.order()
-    shop.overwrite("A7", OrderState.PAID)
-    with shop.engine.begin() as tx:
-        Notifier().enqueue(
-            tx,
-            merchant="m-1",
-            event_type="payment.succeeded",
-            event_key="theirs-1",
-            order_no="A7",
-            payload={"ok": True},
-        )
-    shop.later(minutes=10)
-    assert shop.run(shop.compensation) == {"orders": 1}
-    assert len(shop.told()) == 1
-
-
-def test_a_merchant_told_by_its_host_under_our_key_is_not_told_again(shop: Shop) -> None:
-    shop.order()
-    with shop.engine.begin() as tx:
-        Notifier().enqueue(
-            tx,
-            merchant="m-1",
-            event_type="payment.succeeded",
-            event_key="A7:paid",
-            order_no="A7",
-            payload={"ok": True},
-        )
-    shop.sim.set_order("generic_json", "A7", "paid", 1230)
-    shop.ask()
-    assert shop.state() is OrderState.PAID
-    assert shop.told() == [{"ok": True}]
-    assert "told before by notification" in shop.evidence()[0].done
+    sim.set_order("generic_json", "A7", "unpaid", 1230)
+    shop.run()
+    shop.later(seconds=61)
+    with engine.begin() as tx:
+        now = shop.now(tx)
+    # Somebody else was promised the present moment: our question waits.
+    RouteBook(engine).reserve("generic_json", 1, 0.01, now=now)
+    assert shop.run() == {"changed_meanwhile": 1}
+    assert len(waits) == 1
+    assert (shop.cases(), shop.evidence()) == ([], [])
 
 
 def test_the_job_is_made_of_the_files_in_force(

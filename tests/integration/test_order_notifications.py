@@ -1,0 +1,107 @@
+"""Paid orders nobody was told of: the merchant is told, once, whoever else tells it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine
+
+from schedules.ports import OrderState
+from tests.channel_sim import ChannelSim
+from tests.reconciling import Shop
+from worker.client import Notifier
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChannelSim]:
+    with ChannelSim(tmp_path_factory.mktemp("channels")) as sim:
+        yield sim
+
+
+@pytest.fixture
+def sim(running: ChannelSim) -> ChannelSim:
+    running.forget()
+    running.behave()
+    return running
+
+
+@pytest.fixture
+def file(sim: ChannelSim) -> Path:
+    return sim.config(channels=["generic_json"], rate_per_s=1000, timeout_s=0.5)
+
+
+@pytest.fixture
+def shop(engine: Engine, sim: ChannelSim, file: Path) -> Shop:
+    made = Shop(engine, sim, file)
+    made.merchant()
+    return made
+
+
+def test_a_correction_whose_merchant_cannot_be_told_stands_and_is_told_later(
+    engine: Engine, sim: ChannelSim, file: Path
+) -> None:
+    shop = Shop(engine, sim, file)
+    shop.order()
+    sim.set_order("generic_json", "A7", "paid", 1230)
+    shop.ask()
+    assert shop.state() is OrderState.PAID
+    assert shop.cases() == ["not_notified"]
+    shop.merchant()
+    shop.later(minutes=10)
+    assert shop.run(shop.compensation) == {"told": 1, "orders": 1}
+    assert len(shop.told()) == 1
+    assert shop.cases() == []
+    shop.later(minutes=61)
+    assert shop.run(shop.compensation) == {"orders": 1}
+    assert len(shop.told()) == 1
+
+
+def test_compensation_looks_far_back_once_an_hour_and_else_at_what_is_new(shop: Shop) -> None:
+    shop.order("A7")
+    shop.order("B8")
+    shop.overwrite("A7", OrderState.PAID)
+    shop.later(minutes=10)
+    assert shop.run(shop.compensation) == {"orders": 1, "told": 1}
+    shop.later(minutes=20)
+    assert shop.run(shop.compensation) == {}, "seen before"
+    shop.overwrite("B8", OrderState.PAID, updated_at=shop.age("A7"))
+    assert shop.run(shop.compensation) == {}
+    shop.later(minutes=41)
+    assert shop.run(shop.compensation) == {"orders": 2, "told": 1}
+
+
+def test_an_order_whose_host_told_the_merchant_in_its_own_words_is_told_no_more(
+    shop: Shop,
+) -> None:
+    shop.order()
+    shop.overwrite("A7", OrderState.PAID)
+    with shop.engine.begin() as tx:
+        Notifier().enqueue(
+            tx,
+            merchant="m-1",
+            event_type="payment.succeeded",
+            event_key="theirs-1",
+            order_no="A7",
+            payload={"ok": True},
+        )
+    shop.later(minutes=10)
+    assert shop.run(shop.compensation) == {"orders": 1}
+    assert len(shop.told()) == 1
+
+
+def test_a_merchant_told_by_its_host_under_our_key_is_not_told_again(shop: Shop) -> None:
+    shop.order()
+    with shop.engine.begin() as tx:
+        Notifier().enqueue(
+            tx,
+            merchant="m-1",
+            event_type="payment.succeeded",
+            event_key="A7:paid",
+            order_no="A7",
+            payload={"ok": True},
+        )
+    shop.sim.set_order("generic_json", "A7", "paid", 1230)
+    shop.ask()
+    assert shop.state() is OrderState.PAID
+    assert shop.told() == [{"ok": True}]
+    assert "told before by notification" in shop.evidence()[0].done
