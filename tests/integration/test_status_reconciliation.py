@@ -320,20 +320,20 @@ def test_an_order_that_changed_while_the_channel_was_asked_is_not_judged(
 
     def callback_comes_in(seconds: float) -> None:
         waits.append(seconds)
-        shop.overwrite("A7", OrderState.PAID)
+        asker.overwrite("A7", OrderState.PAID)
 
-    shop = Shop(engine, sim, file.parent / "slow.toml", wait=callback_comes_in, budget_s=1000.0)
-    shop.order()
+    asker = Shop(engine, sim, file.parent / "slow.toml", wait=callback_comes_in, budget_s=1000.0)
+    asker.order()
     sim.set_order("generic_json", "A7", "unpaid", 1230)
-    shop.run()
-    shop.later(seconds=61)
+    asker.run()
+    asker.later(seconds=61)
     with engine.begin() as tx:
-        now = shop.now(tx)
+        now = asker.now(tx)
     # Somebody else was promised the present moment: our question waits.
     RouteBook(engine).reserve("generic_json", 1, 0.01, now=now)
-    assert shop.run() == {"changed_meanwhile": 1}
+    assert asker.run() == {"changed_meanwhile": 1}
     assert len(waits) == 1
-    assert (shop.cases(), shop.evidence()) == ([], [])
+    assert (asker.cases(), asker.evidence()) == ([], [])
 
 
 def test_the_job_is_made_of_the_files_in_force(
