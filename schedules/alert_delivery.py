@@ -20,6 +20,7 @@ from worker.runtime import Desk
 
 # More than any send may take, so that nobody sends beside a sender that is only slow.
 _LEASE_S = 90.0
+NOTHING_DUE = "nothing is due"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +32,8 @@ class Delivered:
     given_up: int = 0
 
     def __str__(self) -> str:
+        if not (self.sent or self.failed or self.given_up):
+            return NOTHING_DUE
         lost = f", {self.given_up} given up" if self.given_up else ""
         return f"{self.sent} sent, {self.failed} to be tried again{lost}"
 

@@ -128,12 +128,12 @@ def load(chosen: Settings, file: Path | None = None) -> Book:
 
     Args:
         chosen: the settings in force, for what sinks send by.
-        file: None is ``alerts.toml`` beside the settings' file.
+        file: None is ``alerts.toml`` beside the settings' file, else the shipped one.
 
     Raises:
         SettingsError: the file cannot be read at all.
     """
-    path = file or settings.folder() / FILE
+    path = file or settings.beside_or_ours(FILE)
     refused: list[str] = []
     sinks: dict[str, Sink] = {}
     written = entries(path)

@@ -5,6 +5,7 @@ of its own line only.
 """
 
 import difflib
+import inspect
 import json
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -14,6 +15,7 @@ from typing import Protocol, cast
 from schedules import sweep
 from schedules.deadline import Deadline
 from schedules.sweep import Sweep
+from worker import settings
 from worker.errors import BadFieldError
 from worker.runtime import Desk
 
@@ -29,6 +31,10 @@ JOBS = {
     "alert-evaluation": "schedules.alert_evaluation:run",
     "alert-delivery": "schedules.alert_delivery:run",
 }
+
+
+# What sweeps are made of besides the settings; edited, they are made anew.
+_FILES = ("channels.toml", "orders.toml")
 
 
 class Job(Protocol):
@@ -59,7 +65,7 @@ class Jobs:
     def __init__(self, desk: Desk, runner: str) -> None:
         self._desk = desk
         self._runner = runner
-        self._made: dict[tuple[str, str], Sweep] = {}
+        self._made: dict[str, tuple[object, Sweep]] = {}
         self._lock = Lock()
 
     def run(self, name: str, arguments: Mapping[str, object], deadline: Deadline) -> str:
@@ -83,12 +89,39 @@ class Jobs:
         ).line
 
     def _sweep(self, name: str, arguments: Mapping[str, object]) -> Sweep:
-        key = (name, json.dumps(arguments, sort_keys=True))
+        key = f"{name} {json.dumps(arguments, sort_keys=True)}"
+        stamp = _stamp()
         with self._lock:
-            if key not in self._made:
+            made = self._made.get(key)
+            if made is None or made[0] != stamp:
                 make = cast("Callable[..., Sweep]", find(name))
-                self._made[key] = make(self._desk, **arguments)
-            return self._made[key]
+                _check_arguments(name, make, self._desk, arguments)
+                made = self._made[key] = (stamp, make(self._desk, **arguments))
+            return made[1]
+
+
+def _stamp() -> tuple[object, ...]:
+    """Return what changes when somebody edits a file that sweeps are made of."""
+    stamps: list[object] = []
+    for name in _FILES:
+        try:
+            found = (settings.folder() / name).stat()
+        except OSError:
+            stamps.append(None)
+        else:
+            stamps.append((found.st_mtime_ns, found.st_size, found.st_ino))
+    return tuple(stamps)
+
+
+def _check_arguments(
+    name: str, make: Callable[..., Sweep], desk: Desk, arguments: Mapping[str, object]
+) -> None:
+    takes = inspect.signature(make)
+    try:
+        takes.bind(desk, **arguments)
+    except TypeError as error:
+        known = ", ".join([*takes.parameters][1:]) or "none"
+        raise BadFieldError("arguments", f"{error}; {name} takes {known}") from None
 
 
 def check(name: str) -> None:

@@ -20,6 +20,8 @@ from worker.masking import mask
 
 # Jobs at once in one process, so that deliveries always have slots left.
 MOST = 2
+# What a job answers that had nothing to do.
+_NOTHING = "nothing is due"
 # A tick this old was not heard of through the broker.
 _UNHEARD_S = 2.0
 _LOOK_S = 1.0
@@ -166,6 +168,9 @@ class Runner:
         if not ours:
             event, result = telemetry.Event.JOB_LOST, f"{result} (somebody else has the tick now)"
         level: telemetry.Level = "info" if ok and ours else "warning"
+        if ok and ours and result == _NOTHING:
+            # Every ten seconds, all day long: what matters would drown in it.
+            level = "debug"
         telemetry.log(event, level=level, schedule=tick.name, tick_at=tick.tick_at, result=result)
         return f"{title}: {result}"
 

@@ -7,7 +7,7 @@ from worker.cli_print import note, say, say_json
 
 
 def check_config(as_json: Json = False) -> None:
-    """Check settings, database, broker, secrets, URLs and cron table; lists every problem."""
+    """Check settings, servers, secrets, URLs, cron table, channels, alerts; lists all problems."""
     # Everything it looks at, which --help need not wait for.
     from worker import selfcheck  # noqa: PLC0415
 

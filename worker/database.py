@@ -89,7 +89,7 @@ def _sqlite(dsn: str, pool_size: int) -> Engine:
         # The driver's own transaction handling begins too late; ours begins below.
         raw.isolation_level = None
         cursor = raw.cursor()
-        cursor.execute("PRAGMA busy_timeout=5000")
+        cursor.execute("PRAGMA busy_timeout=10000")
         cursor.execute("PRAGMA journal_mode=WAL")
         # FULL: a committed claim or settle survives a power cut.
         cursor.execute("PRAGMA synchronous=FULL")

@@ -55,6 +55,7 @@ def look() -> list[Finding]:
     findings = [Finding(name="settings", fact="every setting is in its range")]
     findings += _database(chosen)
     findings += [_found("broker", lambda: _broker(chosen)), _cron(chosen.cron_table)]
+    findings += [_found("channels", _channels), _found("alerts", lambda: _alerts(chosen))]
     return findings
 
 
@@ -80,6 +81,18 @@ def _cron(file: Path) -> Finding:
     if table.problems:
         return Finding(name="cron", problems=tuple(f"{file}: {why}" for why in table.problems))
     return Finding(name="cron", fact=f"{file} has {len(table.lines)} lines, all sound")
+
+
+def _channels() -> str:
+    found = import_module("schedules.channels.registry").load(settings.folder() / "channels.toml")
+    return f"{', '.join(found) or 'none'} configured in channels.toml"
+
+
+def _alerts(chosen: Settings) -> str:
+    book = import_module("schedules.alert_rules").load(chosen)
+    if book.refused:
+        raise SettingsError("\n".join(f"alerts.toml: {why}" for why in book.refused))
+    return f"{len(book.rules)} rules and {len(book.sinks)} sinks in alerts.toml, all sound"
 
 
 def _database(chosen: Settings) -> list[Finding]:

@@ -214,8 +214,7 @@ class Settings(BaseSettings):
         """The file of the cron table in force."""
         if self.schedules_file is not None:
             return self.schedules_file.expanduser().absolute()
-        beside = folder() / "schedules.toml"
-        return beside if beside.exists() else _HERE / "config" / "schedules.toml"
+        return beside_or_ours("schedules.toml")
 
     @property
     def schedule(self) -> Schedule:
@@ -280,6 +279,12 @@ def folder() -> Path:
     if "PAYNOTIFY_CONFIG" in os.environ:
         return Path(os.environ["PAYNOTIFY_CONFIG"]).absolute().parent
     return _HERE / "config"
+
+
+def beside_or_ours(name: str) -> Path:
+    """Return the file of this name in the folder in force, or the shipped one if it has none."""
+    beside = folder() / name
+    return beside if beside.exists() else _HERE / "config" / name
 
 
 def secret(name: str) -> str | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from worker import runtime, settings
+from worker import cli, runtime, settings
 from worker.bootstrap import ROOT
 from worker.models import Pool
 
@@ -92,17 +92,16 @@ def test_the_insert_of_a_host_without_python_becomes_a_notification(home: Path) 
     working.desk.engine.dispose()
 
 
-def test_every_command_it_names_exists() -> None:
+def test_every_command_it_names_exists(capsys: pytest.CaptureFixture[str]) -> None:
+    groups = {"endpoint", "dead", "hold", *cli.SCHEDULES}
     named = {
-        " ".join(
-            words.split()[:2] if words.split()[0] in ("endpoint", "dead") else words.split()[:1]
-        )
+        " ".join(words.split()[: 2 if words.split()[0] in groups else 1])
         for words in re.findall(r"`paynotify ([a-z][^`]*)`", README)
     }
-    assert {"status", "show", "endpoint pause", "dead redrive", "check-config"} <= named
+    assert {"status", "show", "endpoint pause", "alert ack", "schedule next"} <= named
     for words in sorted(named):
-        helped = run(f"paynotify {words} --help")
-        assert helped.returncode == 0, words
+        assert cli.run([*words.split(), "--help"]) == 0, words
+    assert "Example" in capsys.readouterr().out
 
 
 def test_every_setting_it_names_exists() -> None:

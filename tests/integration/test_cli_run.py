@@ -91,7 +91,8 @@ def test_check_config_finds_nothing_wrong_with_the_embedded_default(terminal: Te
     checks = terminal.ok("check-config", "--json").json
     assert checks["ok"] is True
     assert [check["name"] for check in checks["checks"]] == [
-        *("settings", "database", "tables", "secrets", "urls", "broker", "cron")
+        *("settings", "database", "tables", "secrets", "urls", "broker", "cron"),
+        *("channels", "alerts"),
     ]
 
 
