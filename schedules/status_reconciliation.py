@@ -98,12 +98,19 @@ class StatusReconciliation:
             subjects = []
             for refund in found:
                 if refund.refund_no in new:
-                    order = self._orders.get(tx, refund.order_no)
-                    subjects += [] if order is None else [_of_refund(order, refund)]
+                    subjects += self._subject(tx, refund)
             enrolled = self._checks.enrol(tx, subjects)
         last = len(found) < self._page
         cursor = f"{_ASK}:" if last else f"{_REFUNDS}:{found[-1].refund_no}"
         return Step(cursor=cursor, counts=_counted({"refunds_enrolled": enrolled}))
+
+    def _subject(self, tx: Connection, refund: Refund) -> list[Subject]:
+        try:
+            order = self._orders.get(tx, refund.order_no)
+        except (PaynotifyError, ArithmeticError, ValueError) as error:
+            telemetry.log(telemetry.Event.ORDER_UNREADABLE, level="warning", problem=str(error))
+            return []
+        return [] if order is None else [_of_refund(order, refund)]
 
     def _ask(self, done_with: set[str]) -> Step:
         counts: dict[str, int] = {}
@@ -139,7 +146,7 @@ class StatusReconciliation:
         for seen in self._checks.due(tx, channel, now=now, limit=self._share):
             try:
                 question = self._question(tx, seen)
-            except (PaynotifyError, ValueError) as error:
+            except (PaynotifyError, ArithmeticError, ValueError) as error:
                 self._corrector.put_off(tx, seen, str(error), now=now)
                 counts["unreadable"] = counts.get("unreadable", 0) + 1
                 continue
@@ -170,7 +177,7 @@ class StatusReconciliation:
                 return self._corrector.apply(tx, answered, now=self._read_now(tx))
         except DBAPIError:
             raise  # the database is away, or our own mistake: the sweep's runner tells
-        except (PaynotifyError, ValueError) as error:
+        except (PaynotifyError, ArithmeticError, ValueError) as error:
             telemetry.log(
                 telemetry.Event.ORDER_FAULT,
                 level="error",
