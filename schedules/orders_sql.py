@@ -93,7 +93,7 @@ class SqlOrders:
         return page(fetch, self._read, limit)[:limit]
 
     def move(self, tx: Connection, order: Order, to: OrderState, finding: Finding) -> bool:
-        """Move an order on if its state and money still are as ``order`` says.
+        """Move an order on if its state, money and channel still are as ``order`` says.
 
         Raises:
             WrongStateError: no order may go this way.
@@ -247,7 +247,7 @@ _IN_ORDER = tuple(OrderState)
 
 
 def _essence(order: Order) -> tuple[object, ...]:
-    return order.state, order.amount_minor, order.currency
+    return order.state, order.amount_minor, order.currency, order.channel
 
 
 def _now(tx: Connection) -> datetime:

@@ -17,7 +17,7 @@ from schedules.asking import Answered, Asker, Question
 from schedules.channel_routes import Channel, Instant
 from schedules.channels import registry
 from schedules.checks import Check, Checks, Subject
-from schedules.corrections import Corrector
+from schedules.corrections import MOVED, Corrector
 from schedules.decisions import Policy
 from schedules.order_desk import open_orders
 from schedules.ports import Order, OrderPort, Refund
@@ -152,6 +152,8 @@ class StatusReconciliation:
                 continue
             if question is None:
                 self._checks.finish(tx, seen, now=now, because="gone")
+            elif self._corrector.follow(tx, seen, question.order, question.refund, now=now):
+                counts[MOVED] = counts.get(MOVED, 0) + 1
             else:
                 questions.append(question)
         return questions

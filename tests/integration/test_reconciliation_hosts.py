@@ -8,10 +8,12 @@ import pytest
 from sqlalchemy import Engine, text
 
 from schedules import rows
-from schedules.ports import OrderState, RefundState
+from schedules.ports import ChannelState, Finding, OrderState, RefundState
+from schedules.route_book import RouteBook
 from tests.channel_sim import ChannelSim
 from tests.order_tables import open_place
 from tests.reconciling import Shop
+from worker import tables_orders
 
 
 @pytest.fixture(scope="module")
@@ -76,3 +78,85 @@ def test_a_row_spoiled_while_it_is_asked_about_becomes_a_case(
     assert shop.run() == {"unreadable": 1, "wait": 1}
     assert shop.cases("A1") == ["unreadable"]
     assert shop.cases("A0") == []
+
+
+def _pay_at(shop: Shop, channel: str) -> None:
+    """Let the payer of A7 choose a channel."""
+    table = tables_orders.payment_order
+    with shop.engine.begin() as tx:
+        tx.execute(table.update().values(channel=channel, updated_at=rows.now(tx)))
+
+
+def test_a_payer_who_changes_the_channel_is_believed_at_the_new_one(shop: Shop) -> None:
+    shop.order(channel="epay", expires_in_s=200)
+    shop.sim.set_order("epay", "A7", "unpaid", 1230)
+    assert shop.ask() == {"wait": 1}
+    _pay_at(shop, "generic_json")
+    shop.sim.set_order("generic_json", "A7", "paid", 1230, txn_no="T1")
+    shop.later(minutes=10)
+    assert shop.run() == {"channel_changed": 1}
+    assert shop.run() == {"paid": 1}
+    assert shop.state() is OrderState.PAID
+    assert [told["event"] for told in shop.told()] == ["payment.succeeded"]
+    assert shop.evidence()[-1].channel == "generic_json"
+
+
+def test_a_refund_is_asked_about_where_its_order_is(shop: Shop) -> None:
+    shop.order(channel="epay", state=OrderState.PAID)
+    with shop.engine.begin() as tx:
+        shop.orders.add_refund(tx, refund_no="R1", order_no="A7", amount_minor=230)
+    shop.run()
+    _pay_at(shop, "generic_json")
+    shop.sim.set_order("generic_json", "A7", "paid", 1230)
+    shop.sim.set_refund("generic_json", "A7", "R1", "success", 230)
+    shop.later(seconds=61)
+    assert shop.run() == {"channel_changed": 1}
+    assert shop.run() == {"refund_moved": 1}
+    assert shop.check("R1").channel == "generic_json"
+
+
+def test_the_old_channels_answer_does_not_close_an_order_that_left_while_it_was_asked(
+    engine: Engine, sim: ChannelSim, file: Path
+) -> None:
+    sim.config(rate_per_s=0.01, timeout_s=0.5, channels=["generic_json"], file="slow.toml")
+    slow = file.parent / "slow.toml"
+
+    def leaves(_: float) -> None:
+        _pay_at(shop, "epay")
+
+    shop = Shop(engine, sim, slow, wait=leaves, budget_s=1000.0)
+    shop.order()
+    sim.set_order("generic_json", "A7", "closed", 1230)
+    shop.run()
+    shop.later(seconds=61)
+    with engine.begin() as tx:
+        now = shop.now(tx)
+    # Somebody else was promised the present moment: our question waits.
+    RouteBook(engine).reserve("generic_json", 1, 0.01, now=now)
+    assert shop.run() == {"channel_changed": 1}
+    assert shop.state() is OrderState.PENDING
+    assert (shop.check().channel, shop.evidence()) == ("epay", [])
+
+
+def test_an_order_that_left_its_channel_is_not_moved_on_by_what_was_read_before(
+    shop: Shop,
+) -> None:
+    seen = shop.order(channel="epay")
+    _pay_at(shop, "generic_json")
+    with shop.engine.begin() as tx:
+        assert not shop.orders.move(tx, seen, OrderState.CLOSED, Finding(state=ChannelState.CLOSED))
+
+
+def test_an_order_opened_again_begins_anew_at_the_channel_it_is_at(shop: Shop) -> None:
+    shop.order(channel="epay")
+    shop.sim.set_order("epay", "A7", "paid", 1230)
+    shop.ask()
+    assert shop.check().finished_because == "paid"
+    _pay_at(shop, "generic_json")
+    with shop.engine.begin() as tx:
+        placed_at = rows.now(tx) + shop.ahead
+    shop.overwrite("A7", OrderState.PENDING, created_at=placed_at)
+    assert shop.run() == {"enrolled": 1}
+    check = shop.check()
+    assert (check.channel, check.placed_at) == ("generic_json", placed_at)
+    assert check.finished_at is None
