@@ -113,19 +113,20 @@ class Checks:
             made += done.rowcount
         return made
 
-    def channels(self, tx: Connection) -> list[str]:
-        """Return the channels that anything is open at; hops from one to the next."""
+    def channels(self, tx: Connection, *, after: str, limit: int) -> list[str]:
+        """Return channels that anything is open at, by name; hops from one to the next."""
         found: list[str] = []
-        behind = ""
-        while True:
+        behind = after
+        while len(found) < limit:
             query = select(check.c.channel).where(
                 check.c.finished_at.is_(None), check.c.channel > behind
             )
             name = tx.scalar(query.order_by(check.c.channel).limit(1))
             if name is None:
-                return found
+                break
             found.append(name)
             behind = name
+        return found
 
     def due(self, tx: Connection, channel: str, *, now: datetime, limit: int) -> list[Check]:
         """Read what is to be asked at a channel now, longest due first."""

@@ -122,20 +122,20 @@ def test_the_old_channels_answer_does_not_close_an_order_that_left_while_it_was_
     slow = file.parent / "slow.toml"
 
     def leaves(_: float) -> None:
-        _pay_at(shop, "epay")
+        _pay_at(asker, "epay")
 
-    shop = Shop(engine, sim, slow, wait=leaves, budget_s=1000.0)
-    shop.order()
+    asker = Shop(engine, sim, slow, wait=leaves, budget_s=1000.0)
+    asker.order()
     sim.set_order("generic_json", "A7", "closed", 1230)
-    shop.run()
-    shop.later(seconds=61)
+    asker.run()
+    asker.later(seconds=61)
     with engine.begin() as tx:
-        now = shop.now(tx)
+        now = asker.now(tx)
     # Somebody else was promised the present moment: our question waits.
     RouteBook(engine).reserve("generic_json", 1, 0.01, now=now)
-    assert shop.run() == {"channel_changed": 1}
-    assert shop.state() is OrderState.PENDING
-    assert (shop.check().channel, shop.evidence()) == ("epay", [])
+    assert asker.run() == {"channel_changed": 1}
+    assert asker.state() is OrderState.PENDING
+    assert (asker.check().channel, asker.evidence()) == ("epay", [])
 
 
 def test_an_order_that_left_its_channel_is_not_moved_on_by_what_was_read_before(
@@ -160,3 +160,73 @@ def test_an_order_opened_again_begins_anew_at_the_channel_it_is_at(shop: Shop) -
     check = shop.check()
     assert (check.channel, check.placed_at) == ("generic_json", placed_at)
     assert check.finished_at is None
+
+
+def _rows_at(shop: Shop, channels: list[str], **fields: object) -> None:
+    """Write an order an hour old at each of these, as a host would."""
+    with shop.engine.begin() as tx:
+        at = rows.now(tx) - timedelta(hours=1)
+        values = {"merchant": "m-1", "amount_minor": 1230, "currency": "CNY", "state": "pending"}
+        tx.execute(
+            tables_orders.payment_order.insert(),
+            [
+                {
+                    "order_no": f"A{number:04}",
+                    "channel": channel,
+                    "created_at": at,
+                    "updated_at": at,
+                    **values,
+                    **fields,
+                }
+                for number, channel in enumerate(channels)
+            ],
+        )
+
+
+def _enrolled(shop: Shop) -> str:
+    """Enrol everything; returns the cursor that begins the asking."""
+    cursor = ""
+    while not cursor.startswith("ask:"):
+        cursor = shop.sweep.step(cursor).cursor
+    return cursor
+
+
+def test_a_channels_name_marks_no_other_channel_as_done(shop: Shop) -> None:
+    _rows_at(shop, ["generic_json"] * 60 + ["epay"] * 60 + ['x,generic_json"]'])
+    for number in range(120):
+        channel = "generic_json" if number < 60 else "epay"
+        shop.sim.set_order(channel, f"A{number:04}", "paid", 1230)
+    assert shop.run()["paid"] == 120
+
+
+def test_a_step_is_bounded_however_many_channels_the_host_names(shop: Shop) -> None:
+    _rows_at(shop, [f"ch{number:03}" for number in range(160)] + ["generic_json"])
+    shop.sim.set_order("generic_json", "A0160", "paid", 1230)
+    cursor, paid = _enrolled(shop), 0
+    asked = []
+    while cursor:
+        step = shop.sweep.step(cursor)
+        asked.append(sum(step.counts.values()))
+        paid += step.counts.get("paid", 0)
+        cursor = step.cursor
+        assert len(cursor) < 1000
+    assert (sum(asked), paid) == (161, 1)
+    assert max(asked) <= 50
+
+
+def test_one_step_asks_no_more_than_its_most_over_all_channels(shop: Shop) -> None:
+    _rows_at(shop, ["generic_json", "epay", "alipay"] * 20)
+    step = shop.sweep.step(_enrolled(shop))
+    assert sum(step.counts.values()) == 48
+    rest = shop.sweep.step(step.cursor)
+    assert sum(rest.counts.values()) == 12
+    assert step.cursor
+
+
+def test_a_cursor_that_cannot_be_read_begins_the_asking_anew(shop: Shop) -> None:
+    _rows_at(shop, ["generic_json"])
+    shop.sim.set_order("generic_json", "A0000", "paid", 1230)
+    _enrolled(shop)
+    for written in ("a,b", "7", "[]", ""):
+        assert shop.sweep.step(f"ask:{written}").counts in ({"paid": 1}, {})
+    assert shop.state("A0000") is OrderState.PAID
