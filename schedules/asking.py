@@ -67,7 +67,8 @@ class Asker:
         channels: what is configured, by name.
         book: health and pace of their routes.
         threads: questions at once, per channel.
-        budget_s: seconds after which no further question goes out in one call.
+        budget_s: seconds after which no further question goes out in one call; what follows on a
+            close may take as long again.
         wait: blocks a thread for so many seconds.
     """
 
@@ -109,7 +110,7 @@ class Asker:
                 lines.append(line)
                 threads = max(1, min(self._threads, len(asked)))
                 pool = pools.enter_context(ThreadPoolExecutor(threads, "paynotify-channel"))
-                one = _One(line, instant, by)
+                one = _One(line, instant, by, close_by=by + timedelta(seconds=self._budget_s))
                 waiting += [pool.submit(one.ask, question) for question in asked]
             for done in as_completed(waiting):
                 answered = done.result()
@@ -122,8 +123,9 @@ class Asker:
 class _One:
     """Asks one question after the other over one line."""
 
-    def __init__(self, line: Line, instant: Instant, by: datetime) -> None:
-        self._line, self._instant, self._by = line, instant, by
+    def __init__(self, line: Line, instant: Instant, by: datetime, *, close_by: datetime) -> None:
+        self._line, self._instant = line, instant
+        self._by, self._close_by = by, close_by
 
     def ask(self, question: Question) -> Answered | None:
         """Ask; None when it could not be asked."""
@@ -140,8 +142,9 @@ class _One:
 
     def _closing(self, first: Answered, order: Order) -> Answered | None:
         """Close at the channel, then ask again: what counts is what it says after that."""
-        closed = self._line.ask(lambda port: _close(port, order))
-        said = self._line.ask(lambda port: _query(port, order))
+        # Later than a first question may go out, or a slow channel would never close anything.
+        closed = self._line.ask(lambda port: _close(port, order), by=self._close_by)
+        said = self._line.ask(lambda port: _query(port, order), by=self._close_by)
         if said is None:
             return None
         return replace(

@@ -104,6 +104,8 @@ class Checks:
                 .values(
                     finished_at=None,
                     finished_because="",
+                    channel=row["channel"],
+                    placed_at=row["placed_at"],
                     next_check_at=row["next_check_at"],
                     unknowns=0,
                 )
@@ -111,19 +113,20 @@ class Checks:
             made += done.rowcount
         return made
 
-    def channels(self, tx: Connection) -> list[str]:
-        """Return the channels that anything is open at; hops from one to the next."""
+    def channels(self, tx: Connection, *, after: str, limit: int) -> list[str]:
+        """Return channels that anything is open at, by name; hops from one to the next."""
         found: list[str] = []
-        behind = ""
-        while True:
+        behind = after
+        while len(found) < limit:
             query = select(check.c.channel).where(
                 check.c.finished_at.is_(None), check.c.channel > behind
             )
             name = tx.scalar(query.order_by(check.c.channel).limit(1))
             if name is None:
-                return found
+                break
             found.append(name)
             behind = name
+        return found
 
     def due(self, tx: Connection, channel: str, *, now: datetime, limit: int) -> list[Check]:
         """Read what is to be asked at a channel now, longest due first."""
@@ -161,6 +164,31 @@ class Checks:
             .values(next_check_at=at, checks=seen.checks + 1, unknowns=unknowns)
         )
         return at
+
+    def follow(
+        self, tx: Connection, seen: Check, *, channel: str, placed_at: datetime, now: datetime
+    ) -> None:
+        """Ask at another channel from now on: the payer chose it after the first question.
+
+        Args:
+            tx: the caller's.
+            seen: as it was read.
+            channel: that the order is at now.
+            placed_at: when it was placed, as the host has it now (aware).
+            now: the database's time.
+        """
+        first_at = windows.first_check(placed_at, luck=self._luck())
+        tx.execute(
+            update(check)
+            .where(_as_seen(seen))
+            .values(
+                channel=channel,
+                placed_at=placed_at,
+                next_check_at=max(now, first_at),
+                checks=seen.checks + 1,
+                unknowns=0,
+            )
+        )
 
     def finish(self, tx: Connection, seen: Check, *, now: datetime, because: str) -> None:
         """Ask no more about it."""

@@ -115,11 +115,10 @@ class Compensation:
             return Step()
         try:
             return self._orders.step(after)
-        except (PaynotifyError, DBAPIError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is the orders' alone
             # A host's table that is not as it was said to be must not keep leases from being
             # released: the next round would begin with the same mistake.
-            why = str(database.unavailable(error)) if isinstance(error, DBAPIError) else str(error)
-            telemetry.log(telemetry.Event.ORDERS_FAILED, level="error", why=why)
+            telemetry.log(telemetry.Event.ORDERS_FAILED, level="error", why=_why(error))
             return Step(counts={"orders_failed": 1})
 
     def _ring(self, _after: str) -> Step:
@@ -158,6 +157,12 @@ class _Orders:
             make = cast("Callable[[Desk], Sweep]", import_module(_ORDERS).sweep)
             self._made = make(self._desk)
         return self._made.step(cursor)
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, DBAPIError):
+        return str(database.unavailable(error))
+    return str(error) if isinstance(error, PaynotifyError) else f"{type(error).__name__}: {error}"
 
 
 def _step(counts: dict[str, int], *, more: bool) -> Step:

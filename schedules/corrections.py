@@ -24,6 +24,7 @@ from worker.errors import BadFieldError, EventKeyConflictError, NotFoundError
 
 OVERTAKEN = "overtaken"
 CHANGED = "changed_meanwhile"
+MOVED = "channel_changed"
 GONE = "gone"
 NOT_TOLD = (
     "The merchant was not told: put its endpoints right; the compensation sweep tells it then."
@@ -76,6 +77,8 @@ class Corrector:
         if order is None or (question.refund is not None and refund is None):
             self._checks.finish(tx, seen, now=now, because=GONE)
             return GONE
+        if self.follow(tx, seen, order, refund, now=now):
+            return MOVED
         if _essence(order, refund) != _essence(question.order, question.refund):
             # A callback came in while we asked: the answer is older than what we have.
             self._checks.put_off(tx, seen, now=now)
@@ -86,6 +89,19 @@ class Corrector:
             judged = self._refund(tx, answered, order, refund, now)
         self._write_down(tx, question, judged, now)
         return judged.decision.ruling.value
+
+    def follow(
+        self, tx: Connection, seen: Check, order: Order, refund: Refund | None, *, now: datetime
+    ) -> bool:
+        """Move a question to the channel its order is at now; False when it is there already.
+
+        The other channel's answer says nothing about an order that is not paid there any more.
+        """
+        if order.channel == seen.channel:
+            return False
+        placed_at = order.placed_at if refund is None else refund.placed_at
+        self._checks.follow(tx, seen, channel=order.channel, placed_at=placed_at, now=now)
+        return True
 
     def put_off(self, tx: Connection, seen: Check, problem: str, *, now: datetime) -> None:
         """Ask about what cannot be judged later and later, and make it a case."""
@@ -202,5 +218,5 @@ class Corrector:
 
 def _essence(order: Order, refund: Refund | None) -> tuple[object, ...]:
     if refund is not None:
-        return (refund,)
-    return order.state, order.amount_minor, order.currency
+        return refund, order.channel
+    return order.state, order.amount_minor, order.currency, order.channel

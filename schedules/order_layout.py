@@ -11,7 +11,7 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any, Protocol
 
-from sqlalchemy import BigInteger, Column, DateTime, Table, Text
+from sqlalchemy import BigInteger, Column, ColumnElement, DateTime, Table, Text, case, literal
 from sqlalchemy.types import TypeEngine
 
 from schedules import money
@@ -20,6 +20,9 @@ from worker.columns import Moment
 from worker.errors import BadFieldError
 
 HostState = str | int
+# Times outside are what hosts write for "never" or "not yet": nothing can be reckoned from them.
+EARLIEST = datetime(1900, 1, 1, tzinfo=UTC)
+LATEST = datetime(9000, 1, 1, tzinfo=UTC)
 
 
 class TimeForm(StrEnum):
@@ -39,8 +42,16 @@ class Times(Protocol):
         """Of its columns, as values travel to and from the driver."""
         ...
 
+    def chosen(self, column: Column[Any]) -> ColumnElement[Any]:
+        """Make the expression that selects a column so that its driver can hand every row out."""
+        ...
+
     def read(self, raw: Any) -> datetime | None:
-        """Turn what a row holds into an aware time."""
+        """Turn what a row holds into an aware time.
+
+        Raises:
+            BadFieldError: it is none, or none that Python can hold.
+        """
         ...
 
     def write(self, moment: datetime) -> object:
@@ -52,6 +63,10 @@ class OurTimes:
     """The times of our own tables."""
 
     type: TypeEngine[Any] = Moment()
+
+    def chosen(self, column: Column[Any]) -> ColumnElement[Any]:
+        """Select it within what can be reckoned with."""
+        return _within(column, self)
 
     def read(self, raw: Any) -> datetime | None:
         """Return it: the column's type has read it already."""
@@ -76,9 +91,18 @@ class UnixTimes:
         per_s = {TimeForm.UNIX_S: 1, TimeForm.UNIX_MS: 1000, TimeForm.UNIX_US: 1_000_000}
         self._us = 1_000_000 // per_s[form]
 
+    def chosen(self, column: Column[Any]) -> ColumnElement[Any]:
+        """Select it as it is: every number can be handed out."""
+        return column
+
     def read(self, raw: Any) -> datetime | None:
         """Turn a number into a time."""
-        return None if raw is None else _EPOCH + timedelta(microseconds=int(raw) * self._us)
+        if raw is None:
+            return None
+        try:
+            return _EPOCH + timedelta(microseconds=int(raw) * self._us)
+        except (ArithmeticError, TypeError, ValueError) as error:
+            raise _no_time(raw) from error
 
     def write(self, moment: datetime) -> object:
         """Turn a time into a number; parts of a unit fall away."""
@@ -98,14 +122,21 @@ class Timestamps:
         self._zone, self._aware, self._text = zone, aware, text
         self.type: TypeEngine[Any] = Text() if text else DateTime(timezone=aware)
 
+    def chosen(self, column: Column[Any]) -> ColumnElement[Any]:
+        """Select it, on PostgreSQL within what can be reckoned with: it knows infinity."""
+        return column if self._text else _within(column, self)
+
     def read(self, raw: Any) -> datetime | None:
         """Turn what the driver returns into a time."""
         if raw is None or raw == "":
             return None
-        moment = datetime.fromisoformat(raw) if isinstance(raw, str) else raw
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=self._zone)
-        return moment.astimezone(UTC)
+        try:
+            moment = raw if isinstance(raw, datetime) else datetime.fromisoformat(raw)
+            if moment.tzinfo is None:
+                moment = moment.replace(tzinfo=self._zone)
+            return moment.astimezone(UTC)
+        except (ArithmeticError, TypeError, ValueError) as error:
+            raise _no_time(raw) from error
 
     def write(self, moment: datetime) -> object:
         """Turn a time into what the column takes."""
@@ -158,6 +189,32 @@ class Layout:
     channels: Mapping[str, str] = field(default_factory=dict)
     refunds: RefundLayout | None = None
 
+    def read_time(self, raw: Any, name: str) -> datetime | None:
+        """Turn what a time's column holds into an aware time.
+
+        Raises:
+            BadFieldError: it holds none, or none that can be reckoned with.
+        """
+        try:
+            moment = self.times.read(raw)
+        except BadFieldError as error:
+            raise BadFieldError(name, error.problem) from error
+        if moment is not None and not EARLIEST < moment < LATEST:
+            raise BadFieldError(name, _NO_TIME.format(str(raw)[:40]))
+        return moment
+
+    def read_expiry(self, raw: Any, name: str) -> datetime | None:
+        """Turn what ``expires_at`` holds into a time; one that never comes is None.
+
+        Raises:
+            BadFieldError: as :meth:`read_time`.
+        """
+        try:
+            moment = self.times.read(raw)
+        except BadFieldError:
+            moment = None
+        return None if moment is not None and moment >= LATEST else self.read_time(raw, name)
+
     def read_amount(self, raw: Any, currency: str, name: str) -> int:
         """Turn what an amount's column holds into whole minor units.
 
@@ -176,6 +233,19 @@ class Layout:
     def write_amount(self, minor: int, currency: str) -> object:
         """Turn whole minor units into what an amount's column takes."""
         return Decimal(money.to_major(minor, currency)) if self.major else minor
+
+
+_NO_TIME = "{!r} is no time to reckon with; leave it empty, and compare times in orders.toml"
+
+
+def _no_time(raw: object) -> BadFieldError:
+    return BadFieldError("time", _NO_TIME.format(str(raw)[:40]))
+
+
+def _within(column: Column[Any], times: Times) -> ColumnElement[Any]:
+    # The driver raises for a whole page at what Python's times cannot hold.
+    low, high = (literal(times.write(end), times.type) for end in (EARLIEST, LATEST))
+    return case((column <= low, low), (column >= high, high), else_=column)
 
 
 _CURRENCY = re.compile(r"[A-Z]{3}").fullmatch

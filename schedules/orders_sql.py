@@ -23,7 +23,7 @@ from sqlalchemy import (
     update,
 )
 
-from schedules.order_layout import HostState, Layout, check_currency
+from schedules.order_layout import LATEST, HostState, Layout, check_currency
 from schedules.order_states import UNSETTLED, WAS_PAID, may_move, may_move_refund
 from schedules.ports import Finding, Order, OrderState, Refund, RefundState
 from schedules.refunds_sql import SqlRefunds
@@ -31,6 +31,7 @@ from schedules.sql_rows import RowT, named, one_of, page
 from worker.columns import database_now
 from worker.errors import BadFieldError, WrongStateError
 
+_TIMES = ("expires_at", "paid_at", "changed_at")
 _OPTIONAL = ("expires_at", "paid_at", "changed_at", "channel_txn_no", "refunded", "notify_url")
 
 
@@ -78,7 +79,9 @@ class SqlOrders:
         layout, changed_at, number = self._layout, self._layout.changed_at, self._layout.order_no
         if changed_at is None:
             return ()
-        query = self._all.where(self._in(WAS_PAID)).order_by(changed_at, number)
+        # Behind a sentinel there is nothing to page on from.
+        real = changed_at < literal(layout.times.write(LATEST), layout.times.type)
+        query = self._all.where(self._in(WAS_PAID), real).order_by(changed_at, number)
 
         def fetch(last: RowT | None) -> Sequence[RowT]:
             mark: tuple[object, str] = (layout.times.write(since), after)
@@ -90,7 +93,7 @@ class SqlOrders:
         return page(fetch, self._read, limit)[:limit]
 
     def move(self, tx: Connection, order: Order, to: OrderState, finding: Finding) -> bool:
-        """Move an order on if its state and money still are as ``order`` says.
+        """Move an order on if its state, money and channel still are as ``order`` says.
 
         Raises:
             WrongStateError: no order may go this way.
@@ -191,7 +194,7 @@ class SqlOrders:
         chosen: list[Any] = [
             layout.order_no.label("order_no"),
             layout.state.label("state"),
-            layout.placed_at.label("placed_at"),
+            layout.times.chosen(layout.placed_at).label("placed_at"),
             self._amount(layout.amount).label("amount"),
         ]
         for name in ("merchant", "channel", "currency"):
@@ -201,6 +204,8 @@ class SqlOrders:
             source = getattr(layout, name)
             if source is not None and name == "refunded":
                 source = self._amount(source)
+            elif source is not None and name in _TIMES:
+                source = layout.times.chosen(source)
             chosen.append((null() if source is None else source).label(name))
         return select(*chosen).select_from(layout.table)
 
@@ -212,7 +217,7 @@ class SqlOrders:
         layout = self._layout
         where = f"order {row.order_no}"
         currency = check_currency(row.currency, f"{where}: currency")
-        placed_at = layout.times.read(row.placed_at)
+        placed_at = layout.read_time(row.placed_at, f"{where}: placed_at")
         if placed_at is None:
             raise BadFieldError(f"{where}: placed_at", "is empty; windows are measured from it")
         if row.state not in self._by_value:
@@ -228,9 +233,9 @@ class SqlOrders:
             currency=currency,
             state=self._by_value[row.state],
             placed_at=placed_at,
-            expires_at=layout.times.read(row.expires_at),
-            paid_at=layout.times.read(row.paid_at),
-            changed_at=layout.times.read(row.changed_at),
+            expires_at=layout.read_expiry(row.expires_at, f"{where}: expires_at"),
+            paid_at=layout.read_time(row.paid_at, f"{where}: paid_at"),
+            changed_at=layout.read_time(row.changed_at, f"{where}: changed_at"),
             channel_txn_no=str(row.channel_txn_no or ""),
             refunded_minor=layout.read_amount(row.refunded or 0, currency, f"{where}: refunded"),
             notify_url=row.notify_url or None,
@@ -242,7 +247,7 @@ _IN_ORDER = tuple(OrderState)
 
 
 def _essence(order: Order) -> tuple[object, ...]:
-    return order.state, order.amount_minor, order.currency
+    return order.state, order.amount_minor, order.currency, order.channel
 
 
 def _now(tx: Connection) -> datetime:

@@ -93,7 +93,7 @@ class SqlRefunds:
                 where.order_no.label("order_no"),
                 amount.label("amount"),
                 where.state.label("state"),
-                where.placed_at.label("placed_at"),
+                layout.times.chosen(where.placed_at).label("placed_at"),
                 currency.label("currency"),
             )
             .select_from(where.table)
@@ -102,7 +102,7 @@ class SqlRefunds:
 
     def _read(self, row: RowT) -> Refund:
         name = f"refund {row.refund_no}"
-        placed_at = self._layout.times.read(row.placed_at)
+        placed_at = self._layout.read_time(row.placed_at, f"{name}: placed_at")
         if placed_at is None:
             raise BadFieldError(f"{name}: placed_at", "is empty; windows are measured from it")
         if row.state not in self._by_value:

@@ -36,7 +36,7 @@ def readable(rows: Iterable[RowT], read: Callable[[RowT], Made]) -> list[Made]:
     for row in rows:
         try:
             found.append(read(row))
-        except (BadFieldError, ValueError) as error:
+        except (BadFieldError, ArithmeticError, ValueError) as error:
             telemetry.log(telemetry.Event.ORDER_UNREADABLE, level="warning", problem=str(error))
     return found
 

@@ -252,19 +252,34 @@ def test_orders_without_a_notification_have_a_place_before_the_bell(engine: Engi
 
 
 class Broken(Orders):
-    """A sweep over a host's table that is not there."""
+    """A sweep over a host's table that fails."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self._error = error
 
     def step(self, cursor: str) -> Step:
-        raise SettingsError("orders.toml: table: shop_order is not there")
+        raise self._error
 
 
-def test_orders_that_cannot_be_looked_for_stop_nothing_else(engine: Engine) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        SettingsError("orders.toml: table: shop_order is not there"),
+        OverflowError("date value out of range"),
+        RuntimeError("a host's own port"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_orders_that_cannot_be_looked_for_stop_nothing_else(
+    engine: Engine, error: Exception
+) -> None:
     add_due(engine, add_lane(engine))
     sweep = Compensation(
         store=store_on(engine),
         take_in=lambda _: Accepted(accepted=0, refused=0),
         bell=Rung(),
-        orders=Broken(),
+        orders=Broken(error),
     )
     assert whole_round(sweep) == {"orders_failed": 1, "rung": 1}
 

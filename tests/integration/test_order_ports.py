@@ -4,7 +4,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Connection, Engine, text
 
 from schedules.orders import Orders
 from schedules.ports import ChannelState, Finding, Order, OrderState, RefundState
@@ -283,6 +283,75 @@ def test_a_row_that_cannot_be_read_stops_only_itself(engine: Engine) -> None:
         assert [order.order_no for order in found] == ["B"]
         with pytest.raises(BadFieldError, match="order A: currency"):
             place.port.get(tx, "A")
+
+
+@pytest.mark.parametrize("column", ["created_at", "expired_time", "success_time", "updated_at"])
+@pytest.mark.parametrize("value", ["0001-01-01 00:00:00", "-infinity", "4711-01-01 00:00:00 BC"])
+def test_a_time_that_no_time_can_be_stops_only_its_row(
+    engine: Engine, column: str, value: str
+) -> None:
+    place = open_place(engine, "gateway")
+    for no in ("A", "B", "C"):
+        add(engine, place, no)
+    with engine.begin() as tx:
+        _spoil(tx, "t_pay_order", column, f"'{value}'", "\"Pay Order\" = 'B'")
+        found = place.port.unsettled(tx, after="", limit=2)
+        assert [order.order_no for order in found] == ["A", "C"]
+        with pytest.raises(BadFieldError, match=r"order B: .*_at.* is no time to reckon with"):
+            place.port.get(tx, "B")
+
+
+@pytest.mark.parametrize("value", ["9999-12-31 23:59:59.999999", "infinity", "294276-01-01"])
+def test_an_order_that_never_expires_may_say_so_with_a_date(engine: Engine, value: str) -> None:
+    if engine.dialect.name == "sqlite" and not value.startswith("9999"):
+        pytest.skip("only PostgreSQL has such times")
+    place = open_place(engine, "gateway")
+    add(engine, place)
+    with engine.begin() as tx:
+        _spoil(tx, "t_pay_order", "expired_time", f"'{value}'")
+    assert got(engine, place).expires_at is None
+
+
+def test_milliseconds_in_a_column_of_seconds_stop_only_their_row(engine: Engine) -> None:
+    place = open_place(engine, "shop")
+    for no in ("A", "B"):
+        add(engine, place, no)
+    with engine.begin() as tx:
+        _spoil(tx, "orders", "expires", "1795317600000", "no = 'A'")
+        found = place.port.unsettled(tx, after="", limit=2)
+        assert [order.order_no for order in found] == ["B"]
+        with pytest.raises(BadFieldError, match="order A: expires_at"):
+            place.port.get(tx, "A")
+
+
+@pytest.mark.parametrize("value", ["9999-12-31 23:59:59", "infinity"])
+def test_paid_orders_changed_at_no_real_time_end_no_page_and_no_round(
+    engine: Engine, value: str
+) -> None:
+    place = open_place(engine, "gateway")
+    for no in ("A", "B", "C"):
+        add(engine, place, no, OrderState.PAID)
+    with engine.begin() as tx:
+        _spoil(tx, "t_pay_order", "updated_at", f"'{value}'", "\"Pay Order\" IN ('A', 'B')")
+        found = place.port.ended(tx, since=NOON - timedelta(days=1), after="", limit=1)
+        assert [order.order_no for order in found] == ["C"]
+        since = found[0].changed_at
+        assert since is not None
+        assert place.port.ended(tx, since=since, after="C", limit=1) == []
+
+
+def test_a_refund_without_a_real_time_stops_only_itself(engine: Engine) -> None:
+    place = open_place(engine, "gateway")
+    add(engine, place, state=OrderState.PAID)
+    with engine.begin() as tx:
+        for no in ("R1", "R2"):
+            place.add_refund(tx, no, "A7", RefundState.PROCESSING, 100, NOON)
+        _spoil(tx, "t_refund_order", "created_at", "'0001-01-01 00:00:00'", "refund_id = 'R1'")
+        assert [one.refund_no for one in place.port.refunds(tx, after="", limit=9)] == ["R2"]
+
+
+def _spoil(tx: Connection, table: str, column: str, value: str, where: str = "1 = 1") -> None:
+    tx.execute(text(f"UPDATE {table} SET {column} = {value} WHERE {where}"))
 
 
 def test_every_name_of_a_host_is_quoted(engine: Engine) -> None:
