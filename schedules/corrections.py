@@ -128,6 +128,7 @@ class Corrector:
         decision = decide_refund(
             refund,
             finding,
+            currency=order.currency,
             now=now,
             policy=answered.question.policy,
             unknowns=answered.question.check.unknowns,

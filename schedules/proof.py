@@ -110,8 +110,16 @@ def of_refund(answered: Answered, finding: RefundFinding, order: Order, refund: 
         seen=answered.question.check,
         order=order,
         route=answered.route,
-        ours={"state": refund.state.value, "amount_minor": refund.amount_minor},
-        theirs={"state": state, "amount_minor": finding.amount_minor},
+        ours={
+            "state": refund.state.value,
+            "amount_minor": refund.amount_minor,
+            "currency": order.currency,
+        },
+        theirs={
+            "state": state,
+            "amount_minor": finding.amount_minor,
+            "currency": finding.currency,
+        },
         remarks={"detail": finding.detail},
         reply_sha256=finding.reply_sha256,
     )
