@@ -29,9 +29,11 @@ from worker.clock import from_us, to_us
 from worker.drafts import Enqueue, draft
 from worker.errors import BadFieldError, EventKeyConflictError, PaynotifyError
 from worker.runtime import Desk
-from worker.tables import notification
+from worker.tables import endpoint, notification
 
 _REFUND_EVENTS = {RefundState.SUCCESS: REFUND_SUCCEEDED, RefundState.FAILED: REFUND_FAILED}
+# Whose endpoint, which order, and the key or type of an event that is there.
+_Told = tuple[str, str, str]
 _WHOLE_EVERY = timedelta(hours=1)
 _WITH_REFUNDS = WAS_PAID - {OrderState.PAID}
 
@@ -43,6 +45,7 @@ class _Wanted:
     kind: Kind
     subject_no: str
     order_no: str
+    merchant: str
     event: Enqueue
 
 
@@ -128,7 +131,7 @@ class OrderNotifications:
                 wanted.append(_wanted(Kind.ORDER, order.order_no, order, event))
             if order.state in _WITH_REFUNDS:
                 wanted += self._refund_events(tx, order, events)
-        told = self._told(tx, sorted({one.order_no for one in wanted}))
+        told = _told(tx, sorted({one.order_no for one in wanted}))
         return [one for one in wanted if not _is_told(one, told)]
 
     def _refund_events(self, tx: Connection, order: Order, events: frozenset[str]) -> list[_Wanted]:
@@ -139,17 +142,6 @@ class OrderNotifications:
                 event = notices.of_refund(order, refund, name)
                 found.append(_wanted(Kind.REFUND, refund.refund_no, order, event))
         return found
-
-    def _told(self, tx: Connection, numbers: Sequence[str]) -> set[tuple[str, str]]:
-        if not numbers:
-            return set()
-        query = select(
-            notification.c.order_no, notification.c.event_key, notification.c.event_type
-        ).where(notification.c.order_no.in_(numbers))
-        told: set[tuple[str, str]] = set()
-        for row in tx.execute(query):
-            told |= {(row.order_no, row.event_key), (row.order_no, row.event_type)}
-        return told
 
     def _tell(self, tx: Connection, untold: Sequence[_Wanted], now: datetime) -> dict[str, int]:
         counts: dict[str, int] = {}
@@ -192,14 +184,40 @@ def sweep(desk: Desk) -> OrderNotifications:
 
 
 def _wanted(kind: Kind, subject_no: str, order: Order, event: Enqueue) -> _Wanted:
-    return _Wanted(kind=kind, subject_no=subject_no, order_no=order.order_no, event=event)
+    return _Wanted(
+        kind=kind,
+        subject_no=subject_no,
+        order_no=order.order_no,
+        merchant=order.merchant,
+        event=event,
+    )
 
 
-def _is_told(wanted: _Wanted, told: set[tuple[str, str]]) -> bool:
-    if (wanted.order_no, wanted.event.event_key) in told:
+def _told(tx: Connection, numbers: Sequence[str]) -> set[_Told]:
+    if not numbers:
+        return set()
+    query = (
+        select(
+            endpoint.c.merchant,
+            notification.c.order_no,
+            notification.c.event_key,
+            notification.c.event_type,
+        )
+        .join(endpoint, endpoint.c.id == notification.c.endpoint_id)
+        .where(notification.c.order_no.in_(numbers))
+    )
+    told: set[_Told] = set()
+    for merchant, order_no, key, name in tx.execute(query):
+        told |= {(merchant, order_no, key), (merchant, order_no, name)}
+    return told
+
+
+def _is_told(wanted: _Wanted, told: set[_Told]) -> bool:
+    whose = (wanted.merchant, wanted.order_no)
+    if (*whose, wanted.event.event_key) in told:
         return True
     # A host's own words for the same event. Refunds of an order may be several.
-    return wanted.kind is Kind.ORDER and (wanted.order_no, wanted.event.event_type) in told
+    return wanted.kind is Kind.ORDER and (*whose, wanted.event.event_type) in told
 
 
 def _add(counts: dict[str, int], name: str) -> None:
