@@ -1,7 +1,8 @@
 """The sweep that finds paid and refunded orders nobody was told of, and tells the merchant.
 
 Part of compensation: a host that died between its order and our row, or merchants whose endpoints
-were missing then. Must never tell what was told already, under whatever key the host told it.
+were missing then. Must never tell what was told already, under whatever key the host told it, nor
+tell "paid" of an order whose money went back in full.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,13 +41,18 @@ _WITH_REFUNDS = WAS_PAID - {OrderState.PAID}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Wanted:
-    """An event that should be there, and what it is about."""
+    """An event that should be there, and what it is about.
+
+    Attributes:
+        given_back: the order, when all of its money went back: then a person tells its merchant.
+    """
 
     kind: Kind
     subject_no: str
     order_no: str
     merchant: str
     event: Enqueue
+    given_back: Order | None = None
 
 
 class OrderNotifications:
@@ -147,6 +153,10 @@ class OrderNotifications:
         counts: dict[str, int] = {}
         drafts, whose = [], []
         for one in untold:
+            if one.given_back is not None:
+                cases.see(tx, _given_back(one.given_back, one.event.event_type), now=now)
+                _add(counts, "given_back")
+                continue
             try:
                 drafts.append(draft(one.event))
                 whose.append(one)
@@ -190,6 +200,29 @@ def _wanted(kind: Kind, subject_no: str, order: Order, event: Enqueue) -> _Wante
         order_no=order.order_no,
         merchant=order.merchant,
         event=event,
+        given_back=order if kind is Kind.ORDER and _all_went_back(order) else None,
+    )
+
+
+def _all_went_back(order: Order) -> bool:
+    return order.state is OrderState.REFUNDED or order.refunded_minor >= order.amount_minor
+
+
+def _given_back(order: Order, event: str) -> cases.Disagreement:
+    # Told "paid" now, the merchant could deliver what nobody pays for.
+    return cases.Disagreement(
+        reason=CaseReason.NOT_NOTIFIED,
+        kind=Kind.ORDER,
+        subject_no=order.order_no,
+        channel=order.channel,
+        merchant=order.merchant,
+        amount_minor=order.amount_minor,
+        currency=order.currency,
+        suggestion=(
+            "It was paid and refunded in full before the merchant was told of the payment, and is "
+            "not told now: ask the merchant whether it has delivered."
+        ),
+        facts={"event": event, "state": order.state.value, "refunded_minor": order.refunded_minor},
     )
 
 

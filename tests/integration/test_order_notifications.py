@@ -124,3 +124,15 @@ def test_what_another_merchant_was_told_of_the_same_number_does_not_count(shop: 
     shop.later(minutes=10)
     assert shop.run(shop.compensation) == {"orders": 1, "told": 1}
     assert [told.get("event") for told in shop.told()] == [None, None, "payment.succeeded"]
+
+
+@pytest.mark.parametrize("state", [OrderState.REFUNDED, OrderState.PAID])
+def test_an_order_whose_money_went_back_is_not_told_as_paid_but_a_case(
+    shop: Shop, state: OrderState
+) -> None:
+    shop.order()
+    shop.overwrite("A7", state, refunded_minor=1230)
+    shop.later(minutes=10)
+    assert shop.run(shop.compensation) == {"orders": 1, "given_back": 1}
+    assert shop.told() == []
+    assert shop.cases() == ["not_notified"]
