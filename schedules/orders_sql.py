@@ -98,7 +98,7 @@ class SqlOrders:
         """
         if not may_move(order.state, to):
             raise WrongStateError(f"order {order.order_no}", order.state, f"never made {to}")
-        held = self._lock(tx, order.order_no)
+        held = self.hold(tx, order.order_no)
         if held is None or _essence(held) != _essence(order):
             return False
         values: dict[Any, object] = {self._layout.state: self._value(to)}
@@ -129,7 +129,7 @@ class SqlOrders:
         if self._refunds is None or not may_move_refund(refund.state, to):
             raise WrongStateError(f"refund {refund.refund_no}", refund.state, f"never made {to}")
         # The order first, so that two refunds of one order wait for each other here.
-        held = self._lock(tx, refund.order_no)
+        held = self.hold(tx, refund.order_no)
         if not self._refunds.move(tx, refund, to, now=_now(tx)):
             return False
         if to is RefundState.SUCCESS and held is not None and held.state in WAS_PAID:
@@ -165,7 +165,8 @@ class SqlOrders:
         )
         return done.rowcount == 1
 
-    def _lock(self, tx: Connection, order_no: str) -> Order | None:
+    def hold(self, tx: Connection, order_no: str) -> Order | None:
+        """Read one order and lock its row until the transaction ends."""
         # SQLite has locked the whole file when the transaction began.
         row = tx.execute(self._held, {"wanted": order_no}).one_or_none()
         return None if row is None else self._read(row)

@@ -192,6 +192,20 @@ def test_an_order_is_added_once_and_only_with_the_same_facts(engine: Engine) -> 
             own.add_refund(tx, refund_no="R2", order_no="B", amount_minor=2)
 
 
+def test_no_more_is_refunded_than_the_order_has(engine: Engine) -> None:
+    own = Orders()
+    add(engine, open_place(engine, "own"), state=OrderState.PAID)
+    with engine.begin() as tx:
+        first = own.add_refund(tx, refund_no="R1", order_no="A7", amount_minor=1000)
+        with pytest.raises(BadFieldError, match="is 231, but of order A7 only 230 is left"):
+            own.add_refund(tx, refund_no="R2", order_no="A7", amount_minor=231)
+        assert own.move_refund(tx, first, RefundState.SUCCESS)
+        own.add_refund(tx, refund_no="R2", order_no="A7", amount_minor=230)
+        assert own.add_refund(tx, refund_no="R1", order_no="A7", amount_minor=1000).amount_minor
+        with pytest.raises(BadFieldError, match="only 0 is left"):
+            own.add_refund(tx, refund_no="R3", order_no="A7", amount_minor=1)
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
