@@ -214,6 +214,7 @@ def _given_back(order: Order, event: str) -> cases.Disagreement:
         reason=CaseReason.NOT_NOTIFIED,
         kind=Kind.ORDER,
         subject_no=order.order_no,
+        order_no=order.order_no,
         channel=order.channel,
         merchant=order.merchant,
         amount_minor=order.amount_minor,

@@ -36,6 +36,7 @@ class Proof:
         statement = insert(evidence).values(
             kind=self.seen.kind.value,
             subject_no=self.seen.subject_no,
+            order_no=self.seen.order_no,
             channel=self.seen.channel,
             route=self.route,
             ours=_json(self.ours),
@@ -62,6 +63,7 @@ class Proof:
             reason=reason,
             kind=self.seen.kind,
             subject_no=self.seen.subject_no,
+            order_no=self.seen.order_no,
             channel=self.seen.channel,
             merchant=self.order.merchant,
             amount_minor=self.order.amount_minor,
@@ -131,6 +133,7 @@ def unreadable(seen: Check, merchant: str, problem: str) -> Disagreement:
         reason=CaseReason.UNREADABLE,
         kind=seen.kind,
         subject_no=seen.subject_no,
+        order_no=seen.order_no,
         channel=seen.channel,
         merchant=merchant,
         suggestion="It cannot be judged as it stands: correct the row, or orders.toml.",
