@@ -78,14 +78,16 @@ class SqlOrders:
         layout, changed_at, number = self._layout, self._layout.changed_at, self._layout.order_no
         if changed_at is None:
             return ()
-        query = self._all.where(self._in(WAS_PAID)).order_by(changed_at, number)
+        times = layout.times
+        ordered = times.sortable(changed_at)
+        query = self._all.where(self._in(WAS_PAID)).order_by(ordered, number)
 
         def fetch(last: RowT | None) -> Sequence[RowT]:
-            mark: tuple[object, str] = (layout.times.write(since), after)
+            mark, behind = times.mark(since, changed_at), after
             if last is not None:
-                mark = (last.changed_at, last.order_no)
-            behind = tuple_(literal(mark[0], layout.times.type), literal(mark[1], Text()))
-            return tx.execute(query.where(tuple_(changed_at, number) > behind).limit(limit)).all()
+                mark, behind = times.sortable(literal(last.changed_at, times.type)), last.order_no
+            place = tuple_(mark, literal(behind, Text()))
+            return tx.execute(query.where(tuple_(ordered, number) > place).limit(limit)).all()
 
         return page(fetch, self._read, limit)[:limit]
 
