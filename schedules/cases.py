@@ -32,6 +32,7 @@ class Disagreement:
     Attributes:
         reason: a :class:`schedules.decisions.CaseReason`, or another sweep's code.
         kind: ``order`` or ``refund``.
+        order_no: the order itself, or the refund's.
         suggestion: one sentence for the person who takes it up.
         facts: both sides; only what stays the same as long as the disagreement does.
         evidence_id: the row that shows it best; None when there is none.
@@ -40,6 +41,7 @@ class Disagreement:
     reason: str
     kind: str
     subject_no: str
+    order_no: str
     channel: str
     merchant: str = ""
     amount_minor: int | None = None
@@ -268,7 +270,7 @@ def _settled(tx: Connection, found: Disagreement, facts: str) -> bool:
 
 def _values(found: Disagreement, facts: str) -> dict[str, object]:
     names = (
-        *("reason", "kind", "subject_no", "channel", "merchant"),
+        *("reason", "kind", "subject_no", "order_no", "channel", "merchant"),
         *("amount_minor", "currency", "suggestion", "evidence_id"),
     )
     return {name: getattr(found, name) for name in names} | {"facts": facts}

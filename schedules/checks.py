@@ -26,6 +26,7 @@ class Subject:
 
     kind: Kind
     no: str
+    order_no: str
     channel: str
     placed_at: datetime
 
@@ -42,6 +43,7 @@ class Check:
     id: int
     kind: Kind
     subject_no: str
+    order_no: str
     channel: str
     placed_at: datetime
     checks: int
@@ -80,6 +82,7 @@ class Checks:
             {
                 "kind": one.kind.value,
                 "subject_no": one.no,
+                "order_no": one.order_no,
                 "channel": one.channel,
                 "placed_at": one.placed_at,
                 "next_check_at": windows.first_check(one.placed_at, luck=self._luck()),
@@ -208,6 +211,7 @@ def _read(row: Row[Any]) -> Check:
         id=row.id,
         kind=Kind(row.kind),
         subject_no=row.subject_no,
+        order_no=row.order_no,
         channel=row.channel,
         placed_at=row.placed_at,
         checks=row.checks,

@@ -16,7 +16,7 @@ from schedules.asking import Answered, Question
 from schedules.checks import TOO_OLD, Check, Checks
 from schedules.decisions import CaseReason, Decision, Then, decide
 from schedules.order_states import WAS_PAID
-from schedules.ports import Order, OrderPort, Refund
+from schedules.ports import Order, OrderPort, Refund, RefundState
 from schedules.proof import Proof
 from schedules.refund_decisions import decide_refund
 from worker.client import Notifier
@@ -144,6 +144,7 @@ class Corrector:
         decision = decide_refund(
             refund,
             finding,
+            currency=order.currency,
             now=now,
             policy=answered.question.policy,
             unknowns=answered.question.check.unknowns,
@@ -153,7 +154,15 @@ class Corrector:
             return judged
         if not self._orders.move_refund(tx, refund, decision.refund_to):
             return replace(judged, lost=True)
+        if decision.refund_to is RefundState.SUCCESS and self._too_much(tx, order, refund):
+            judged = replace(judged, decision=_overdone(decision))
         return replace(judged, moved=f"{refund.state} -> {decision.refund_to}")
+
+    def _too_much(self, tx: Connection, order: Order, refund: Refund) -> bool:
+        """Tell whether more went back than was paid; ``order`` as it was before."""
+        known = self._orders.refunds_of(tx, order.order_no) or ()
+        done = sum(one.amount_minor for one in known if one.state is RefundState.SUCCESS)
+        return max(done, order.refunded_minor + refund.amount_minor) > order.amount_minor
 
     def _write_down(
         self, tx: Connection, question: Question, judged: _Judged, now: datetime
@@ -214,6 +223,18 @@ class Corrector:
         too_old = windows.is_too_old(seen.kind, seen.placed_at, now=now)
         because = TOO_OLD if too_old else decision.ruling.value
         self._checks.finish(tx, seen, now=now, because=because)
+
+
+def _overdone(decision: Decision) -> Decision:
+    return replace(
+        decision,
+        case=CaseReason.REFUND_MISMATCH,
+        suggestion=(
+            "The refunds of the order are more than it was paid: look them up at the channel and "
+            "take back what was refunded twice."
+        ),
+        heals=decision.heals - {CaseReason.REFUND_MISMATCH},
+    )
 
 
 def _essence(order: Order, refund: Refund | None) -> tuple[object, ...]:

@@ -11,7 +11,18 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any, Protocol
 
-from sqlalchemy import BigInteger, Column, ColumnElement, DateTime, Table, Text, case, literal
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ColumnElement,
+    DateTime,
+    Table,
+    Text,
+    case,
+    func,
+    literal,
+    or_,
+)
 from sqlalchemy.types import TypeEngine
 
 from schedules import money
@@ -58,8 +69,34 @@ class Times(Protocol):
         """Turn an aware time into what a row holds."""
         ...
 
+    def sortable(self, held: ColumnElement[Any]) -> ColumnElement[Any]:
+        """Make what puts a column, or a value as it holds them, in the order of time."""
+        ...
 
-class OurTimes:
+    def mark(self, moment: datetime, held: ColumnElement[Any]) -> ColumnElement[Any]:
+        """Make what an aware time is compared as with a column's :meth:`sortable`."""
+        ...
+
+
+class _Plain:
+    """Times that the database compares rightly as they stand."""
+
+    type: TypeEngine[Any]
+
+    def write(self, moment: datetime) -> object:
+        """Turn an aware time into what a row holds."""
+        raise NotImplementedError
+
+    def sortable(self, held: ColumnElement[Any]) -> ColumnElement[Any]:
+        """Return it, so that an index on it is used."""
+        return held
+
+    def mark(self, moment: datetime, held: ColumnElement[Any]) -> ColumnElement[Any]:
+        """Return the time as a row holds it."""
+        return literal(self.write(moment), self.type)
+
+
+class OurTimes(_Plain):
     """The times of our own tables."""
 
     type: TypeEngine[Any] = Moment()
@@ -78,7 +115,7 @@ class OurTimes:
         return moment
 
 
-class UnixTimes:
+class UnixTimes(_Plain):
     """Times as whole units since 1970.
 
     Args:
@@ -109,7 +146,7 @@ class UnixTimes:
         return (moment - _EPOCH) // timedelta(microseconds=self._us)
 
 
-class Timestamps:
+class Timestamps(_Plain):
     """Times in the database's own type; on SQLite text as most frameworks write it there.
 
     Args:
@@ -141,7 +178,47 @@ class Timestamps:
     def write(self, moment: datetime) -> object:
         """Turn a time into what the column takes."""
         local = moment if self._aware else moment.astimezone(self._zone).replace(tzinfo=None)
-        return local.strftime("%Y-%m-%d %H:%M:%S.%f") if self._text else local
+        return _as_text(local) if self._text else local
+
+    def sortable(self, held: ColumnElement[Any]) -> ColumnElement[Any]:
+        """Bring the forms of a time in text (``T``, no fraction, a zone) into one; UTC with a zone.
+
+        The seconds and the fraction one by one: SQLite's own functions round to milliseconds.
+        """
+        if not self._text:
+            return held
+        size = func.length(held) - case(
+            (held.like("%Z"), 1), (held.op("GLOB")(_OFFSET), len("+00:00")), else_=0
+        )
+        whole = func.substr(held, 1, 19)
+        seconds = case(
+            (_zoned(held), func.datetime(whole.concat(func.substr(held, size + 1)))),
+            else_=func.datetime(whole),
+        )
+        fraction = func.substr(func.substr(held, 21, size - 20).concat("000000"), 1, 6)
+        plain = func.substr(held, 20, 1) == "."
+        ordered = seconds.concat(".").concat(case((plain, fraction), else_="000000"))
+        return func.coalesce(ordered, held)
+
+    def mark(self, moment: datetime, held: ColumnElement[Any]) -> ColumnElement[Any]:
+        """Return the time as :meth:`sortable` writes that of the row it is compared with."""
+        local = literal(self.write(moment), self.type)
+        if not self._text:
+            return local
+        utc = literal(_as_text(moment.astimezone(UTC)), self.type)
+        return case((_zoned(held), utc), else_=local)
+
+
+# How a time ends that names its zone by its offset, as SQLite's GLOB finds it.
+_OFFSET = "*[+-][0-9][0-9]:[0-9][0-9]"
+
+
+def _zoned(held: ColumnElement[Any]) -> ColumnElement[bool]:
+    return or_(held.like("%Z"), held.op("GLOB")(_OFFSET))
+
+
+def _as_text(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%d %H:%M:%S.%f")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

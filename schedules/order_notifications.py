@@ -1,7 +1,8 @@
 """The sweep that finds paid and refunded orders nobody was told of, and tells the merchant.
 
 Part of compensation: a host that died between its order and our row, or merchants whose endpoints
-were missing then. Must never tell what was told already, under whatever key the host told it.
+were missing then. Must never tell what was told already, under whatever key the host told it, nor
+tell "paid" of an order whose money went back in full.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,21 +30,29 @@ from worker.clock import from_us, to_us
 from worker.drafts import Enqueue, draft
 from worker.errors import BadFieldError, EventKeyConflictError, PaynotifyError
 from worker.runtime import Desk
-from worker.tables import notification
+from worker.tables import endpoint, notification
 
 _REFUND_EVENTS = {RefundState.SUCCESS: REFUND_SUCCEEDED, RefundState.FAILED: REFUND_FAILED}
+# Whose endpoint, which order, and the key or type of an event that is there.
+_Told = tuple[str, str, str]
 _WHOLE_EVERY = timedelta(hours=1)
 _WITH_REFUNDS = WAS_PAID - {OrderState.PAID}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Wanted:
-    """An event that should be there, and what it is about."""
+    """An event that should be there, and what it is about.
+
+    Attributes:
+        given_back: the order, when all of its money went back: then a person tells its merchant.
+    """
 
     kind: Kind
     subject_no: str
     order_no: str
+    merchant: str
     event: Enqueue
+    given_back: Order | None = None
 
 
 class OrderNotifications:
@@ -128,7 +137,7 @@ class OrderNotifications:
                 wanted.append(_wanted(Kind.ORDER, order.order_no, order, event))
             if order.state in _WITH_REFUNDS:
                 wanted += self._refund_events(tx, order, events)
-        told = self._told(tx, sorted({one.order_no for one in wanted}))
+        told = _told(tx, sorted({one.order_no for one in wanted}))
         return [one for one in wanted if not _is_told(one, told)]
 
     def _refund_events(self, tx: Connection, order: Order, events: frozenset[str]) -> list[_Wanted]:
@@ -140,21 +149,14 @@ class OrderNotifications:
                 found.append(_wanted(Kind.REFUND, refund.refund_no, order, event))
         return found
 
-    def _told(self, tx: Connection, numbers: Sequence[str]) -> set[tuple[str, str]]:
-        if not numbers:
-            return set()
-        query = select(
-            notification.c.order_no, notification.c.event_key, notification.c.event_type
-        ).where(notification.c.order_no.in_(numbers))
-        told: set[tuple[str, str]] = set()
-        for row in tx.execute(query):
-            told |= {(row.order_no, row.event_key), (row.order_no, row.event_type)}
-        return told
-
     def _tell(self, tx: Connection, untold: Sequence[_Wanted], now: datetime) -> dict[str, int]:
         counts: dict[str, int] = {}
         drafts, whose = [], []
         for one in untold:
+            if one.given_back is not None:
+                cases.see(tx, _given_back(one.given_back, one.event.event_type), now=now)
+                _add(counts, "given_back")
+                continue
             try:
                 drafts.append(draft(one.event))
                 whose.append(one)
@@ -192,14 +194,64 @@ def sweep(desk: Desk) -> OrderNotifications:
 
 
 def _wanted(kind: Kind, subject_no: str, order: Order, event: Enqueue) -> _Wanted:
-    return _Wanted(kind=kind, subject_no=subject_no, order_no=order.order_no, event=event)
+    return _Wanted(
+        kind=kind,
+        subject_no=subject_no,
+        order_no=order.order_no,
+        merchant=order.merchant,
+        event=event,
+        given_back=order if kind is Kind.ORDER and _all_went_back(order) else None,
+    )
 
 
-def _is_told(wanted: _Wanted, told: set[tuple[str, str]]) -> bool:
-    if (wanted.order_no, wanted.event.event_key) in told:
+def _all_went_back(order: Order) -> bool:
+    return order.state is OrderState.REFUNDED or order.refunded_minor >= order.amount_minor
+
+
+def _given_back(order: Order, event: str) -> cases.Disagreement:
+    # Told "paid" now, the merchant could deliver what nobody pays for.
+    return cases.Disagreement(
+        reason=CaseReason.NOT_NOTIFIED,
+        kind=Kind.ORDER,
+        subject_no=order.order_no,
+        order_no=order.order_no,
+        channel=order.channel,
+        merchant=order.merchant,
+        amount_minor=order.amount_minor,
+        currency=order.currency,
+        suggestion=(
+            "It was paid and refunded in full before the merchant was told of the payment, and is "
+            "not told now: ask the merchant whether it has delivered."
+        ),
+        facts={"event": event, "state": order.state.value, "refunded_minor": order.refunded_minor},
+    )
+
+
+def _told(tx: Connection, numbers: Sequence[str]) -> set[_Told]:
+    if not numbers:
+        return set()
+    query = (
+        select(
+            endpoint.c.merchant,
+            notification.c.order_no,
+            notification.c.event_key,
+            notification.c.event_type,
+        )
+        .join(endpoint, endpoint.c.id == notification.c.endpoint_id)
+        .where(notification.c.order_no.in_(numbers))
+    )
+    told: set[_Told] = set()
+    for merchant, order_no, key, name in tx.execute(query):
+        told |= {(merchant, order_no, key), (merchant, order_no, name)}
+    return told
+
+
+def _is_told(wanted: _Wanted, told: set[_Told]) -> bool:
+    whose = (wanted.merchant, wanted.order_no)
+    if (*whose, wanted.event.event_key) in told:
         return True
     # A host's own words for the same event. Refunds of an order may be several.
-    return wanted.kind is Kind.ORDER and (wanted.order_no, wanted.event.event_type) in told
+    return wanted.kind is Kind.ORDER and (*whose, wanted.event.event_type) in told
 
 
 def _add(counts: dict[str, int], name: str) -> None:

@@ -12,6 +12,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from schedules import money
 from schedules.order_layout import Layout, OurTimes, RefundLayout, check_currency
+from schedules.order_states import REFUND_OPEN
 from schedules.orders_sql import SqlOrders
 from schedules.ports import Order, OrderState, Refund, RefundState
 from worker.errors import BadFieldError, NotFoundError
@@ -125,13 +126,18 @@ class Orders(SqlOrders):
         """Write a refund that was asked for at the channel; again with the same facts is harmless.
 
         Raises:
-            BadFieldError: names the field; also when the number is taken by another refund.
+            BadFieldError: names the field; also when the number is taken by another refund, or
+                when more would be refunded than the order has.
             NotFoundError: no such order.
         """
         visible(refund_no, "refund_no", NUMBER_MAX)
         check_amount(amount_minor)
-        if self.get(tx, order_no) is None:
+        # Held, so that two refunds of one order wait for each other here.
+        order = self.hold(tx, order_no)
+        if order is None:
             raise NotFoundError("order", order_no[:NUMBER_MAX])
+        if self.refund(tx, refund_no) is None:
+            self._check_left(tx, order, amount_minor)
         _insert_new(
             tx,
             refund,
@@ -146,6 +152,18 @@ class Orders(SqlOrders):
                 f"{found.amount_minor}; give a new refund a new number",
             )
         return found
+
+    def _check_left(self, tx: Connection, order: Order, amount_minor: int) -> None:
+        known = self.refunds_of(tx, order.order_no) or ()
+        done = sum(one.amount_minor for one in known if one.state is RefundState.SUCCESS)
+        on_the_way = sum(one.amount_minor for one in known if one.state in REFUND_OPEN)
+        left = order.amount_minor - max(done, order.refunded_minor) - on_the_way
+        if amount_minor > left:
+            raise BadFieldError(
+                "amount_minor",
+                f"is {amount_minor}, but of order {order.order_no} only {max(left, 0)} is left to "
+                "refund; give that or less",
+            )
 
 
 def check_amount(value: object, field: str = "amount_minor") -> int:

@@ -79,16 +79,18 @@ class SqlOrders:
         layout, changed_at, number = self._layout, self._layout.changed_at, self._layout.order_no
         if changed_at is None:
             return ()
+        times = layout.times
+        ordered = times.sortable(changed_at)
         # Behind a sentinel there is nothing to page on from.
-        real = changed_at < literal(layout.times.write(LATEST), layout.times.type)
-        query = self._all.where(self._in(WAS_PAID), real).order_by(changed_at, number)
+        real = ordered < times.mark(LATEST, changed_at)
+        query = self._all.where(self._in(WAS_PAID), real).order_by(ordered, number)
 
         def fetch(last: RowT | None) -> Sequence[RowT]:
-            mark: tuple[object, str] = (layout.times.write(since), after)
+            mark, behind = times.mark(since, changed_at), after
             if last is not None:
-                mark = (last.changed_at, last.order_no)
-            behind = tuple_(literal(mark[0], layout.times.type), literal(mark[1], Text()))
-            return tx.execute(query.where(tuple_(changed_at, number) > behind).limit(limit)).all()
+                mark, behind = times.sortable(literal(last.changed_at, times.type)), last.order_no
+            place = tuple_(mark, literal(behind, Text()))
+            return tx.execute(query.where(tuple_(ordered, number) > place).limit(limit)).all()
 
         return page(fetch, self._read, limit)[:limit]
 
@@ -101,7 +103,7 @@ class SqlOrders:
         """
         if not may_move(order.state, to):
             raise WrongStateError(f"order {order.order_no}", order.state, f"never made {to}")
-        held = self._lock(tx, order.order_no)
+        held = self.hold(tx, order.order_no)
         if held is None or _essence(held) != _essence(order):
             return False
         values: dict[Any, object] = {self._layout.state: self._value(to)}
@@ -132,7 +134,7 @@ class SqlOrders:
         if self._refunds is None or not may_move_refund(refund.state, to):
             raise WrongStateError(f"refund {refund.refund_no}", refund.state, f"never made {to}")
         # The order first, so that two refunds of one order wait for each other here.
-        held = self._lock(tx, refund.order_no)
+        held = self.hold(tx, refund.order_no)
         if not self._refunds.move(tx, refund, to, now=_now(tx)):
             return False
         if to is RefundState.SUCCESS and held is not None and held.state in WAS_PAID:
@@ -168,7 +170,8 @@ class SqlOrders:
         )
         return done.rowcount == 1
 
-    def _lock(self, tx: Connection, order_no: str) -> Order | None:
+    def hold(self, tx: Connection, order_no: str) -> Order | None:
+        """Read one order and lock its row until the transaction ends."""
         # SQLite has locked the whole file when the transaction began.
         row = tx.execute(self._held, {"wanted": order_no}).one_or_none()
         return None if row is None else self._read(row)

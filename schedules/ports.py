@@ -125,6 +125,7 @@ class RefundFinding:
 
     state: RefundState | None
     amount_minor: int | None = None
+    currency: str | None = None
     detail: str = ""
     reply_sha256: str = ""
     route_failed: bool = False

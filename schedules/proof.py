@@ -36,6 +36,7 @@ class Proof:
         statement = insert(evidence).values(
             kind=self.seen.kind.value,
             subject_no=self.seen.subject_no,
+            order_no=self.seen.order_no,
             channel=self.seen.channel,
             route=self.route,
             ours=_json(self.ours),
@@ -62,6 +63,7 @@ class Proof:
             reason=reason,
             kind=self.seen.kind,
             subject_no=self.seen.subject_no,
+            order_no=self.seen.order_no,
             channel=self.seen.channel,
             merchant=self.order.merchant,
             amount_minor=self.order.amount_minor,
@@ -110,8 +112,16 @@ def of_refund(answered: Answered, finding: RefundFinding, order: Order, refund: 
         seen=answered.question.check,
         order=order,
         route=answered.route,
-        ours={"state": refund.state.value, "amount_minor": refund.amount_minor},
-        theirs={"state": state, "amount_minor": finding.amount_minor},
+        ours={
+            "state": refund.state.value,
+            "amount_minor": refund.amount_minor,
+            "currency": order.currency,
+        },
+        theirs={
+            "state": state,
+            "amount_minor": finding.amount_minor,
+            "currency": finding.currency,
+        },
         remarks={"detail": finding.detail},
         reply_sha256=finding.reply_sha256,
     )
@@ -123,6 +133,7 @@ def unreadable(seen: Check, merchant: str, problem: str) -> Disagreement:
         reason=CaseReason.UNREADABLE,
         kind=seen.kind,
         subject_no=seen.subject_no,
+        order_no=seen.order_no,
         channel=seen.channel,
         merchant=merchant,
         suggestion="It cannot be judged as it stands: correct the row, or orders.toml.",

@@ -1,8 +1,10 @@
 """The decision table of refunds.
 
-Pure. Must never give a refund up because it takes long, nor change one on an unknown answer.
+Pure. Must never give a refund up because it takes long, nor change one on an unknown answer, nor
+call one succeeded whose amount and currency the channel did not confirm.
 """
 
+from dataclasses import replace
 from datetime import datetime
 
 from schedules import decisions, windows
@@ -22,6 +24,7 @@ def decide_refund(
     refund: Refund,
     finding: RefundFinding,
     *,
+    currency: str,
     now: datetime,
     policy: Policy,
     unknowns: int = 0,
@@ -31,6 +34,7 @@ def decide_refund(
     Args:
         refund: as we have it now.
         finding: what the channel said of it.
+        currency: of the order it belongs to.
         now: aware.
         policy: of the order's merchant.
         unknowns: answers in a row before this one that said nothing.
@@ -40,14 +44,15 @@ def decide_refund(
         >>> noon = datetime(2026, 1, 31, 12, tzinfo=UTC)
         >>> refund = Refund(refund_no="R1", order_no="A7", amount_minor=5,
         ...     state=RefundState.PROCESSING, placed_at=noon)
-        >>> done = RefundFinding(state=RefundState.SUCCESS, amount_minor=5)
-        >>> decide_refund(refund, done, now=noon, policy=Policy()).refund_to
+        >>> done = RefundFinding(state=RefundState.SUCCESS, amount_minor=5, currency="CNY")
+        >>> decide_refund(refund, done, currency="CNY", now=noon, policy=Policy()).refund_to
         <RefundState.SUCCESS: 'success'>
     """
     if finding.state is None:
         return _aged(decisions.nothing_said(unknowns, policy), refund, now)
-    if _other_amount(refund, finding):
-        decision = decisions.disagreed(CaseReason.AMOUNT_MISMATCH)
+    problem = _money_problem(refund, finding, currency)
+    if problem is not None:
+        decision = replace(decisions.disagreed(problem), suggestion=_SUGGESTIONS[problem])
     elif refund.state not in REFUND_OPEN:
         decision = _over(refund, finding.state)
     elif finding.state in _EVENTS:
@@ -57,8 +62,14 @@ def decide_refund(
     return _aged(decision, refund, now)
 
 
-def _other_amount(refund: Refund, finding: RefundFinding) -> bool:
-    return finding.amount_minor is not None and finding.amount_minor != refund.amount_minor
+def _money_problem(refund: Refund, finding: RefundFinding, currency: str) -> CaseReason | None:
+    amount, theirs = finding.amount_minor, finding.currency
+    if theirs is not None and theirs.upper() != currency.upper():
+        return CaseReason.CURRENCY_MISMATCH
+    if amount is not None and amount != refund.amount_minor:
+        return CaseReason.AMOUNT_MISMATCH
+    ends = finding.state is RefundState.SUCCESS and refund.state in REFUND_OPEN
+    return CaseReason.AMOUNT_MISSING if ends and (amount is None or theirs is None) else None
 
 
 def _over(refund: Refund, theirs: RefundState) -> Decision:
@@ -110,3 +121,19 @@ def _aged(decision: Decision, refund: Refund, now: datetime) -> Decision:
     if not windows.is_too_old(Kind.REFUND, refund.placed_at, now=now):
         return decision
     return decisions.at_the_end(decision)
+
+
+_SUGGESTIONS = {
+    CaseReason.AMOUNT_MISMATCH: (
+        "Another amount was refunded than was asked for: look it up at the channel, settle the "
+        "difference there and correct the refund."
+    ),
+    CaseReason.CURRENCY_MISMATCH: (
+        "It was refunded in another currency than the order was paid in: look it up at the "
+        "channel and correct the refund by hand."
+    ),
+    CaseReason.AMOUNT_MISSING: (
+        "The channel says refunded but not how much, or in which currency: look it up at the "
+        "channel, then correct the refund."
+    ),
+}

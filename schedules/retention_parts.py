@@ -32,7 +32,7 @@ from sqlalchemy import (
 from worker import clock, holds, store_forget
 from worker.columns import database_now
 from worker.tables_alerts import alert, alert_delivery, rollup, silence
-from worker.tables_orders import check, evidence, recon_case, refund
+from worker.tables_orders import check, evidence, recon_case
 from worker.tables_schedules import tick
 
 _OPEN_TICKS = ("due", "running")
@@ -133,11 +133,8 @@ class Walk:
 
 def _free(table: Table) -> ColumnElement[bool]:
     """Say in SQL that no hold names the order or refund of a row, nor the order of its refund."""
-    subject: Column[str] = table.c.subject_no
-    of_refund = exists().where(
-        table.c.kind == "refund", refund.c.refund_no == subject, holds.on_order(refund.c.order_no)
-    )
-    return ~or_(holds.on_order(subject), of_refund)
+    # The refund itself may stand in a table of the host's.
+    return ~or_(holds.on_order(table.c.subject_no), holds.on_order(table.c.order_no))
 
 
 def _settled(table: Table) -> ColumnElement[bool]:

@@ -260,13 +260,21 @@ def sweep(desk: Desk) -> StatusReconciliation:
 
 def _of_order(order: Order) -> Subject:
     return Subject(
-        kind=Kind.ORDER, no=order.order_no, channel=order.channel, placed_at=order.placed_at
+        kind=Kind.ORDER,
+        no=order.order_no,
+        order_no=order.order_no,
+        channel=order.channel,
+        placed_at=order.placed_at,
     )
 
 
 def _of_refund(order: Order, refund: Refund) -> Subject:
     return Subject(
-        kind=Kind.REFUND, no=refund.refund_no, channel=order.channel, placed_at=refund.placed_at
+        kind=Kind.REFUND,
+        no=refund.refund_no,
+        order_no=refund.order_no,
+        channel=order.channel,
+        placed_at=refund.placed_at,
     )
 
 

@@ -76,6 +76,8 @@ check = Table(
     # order or refund.
     Column("kind", Text, nullable=False, server_default="order"),
     Column("subject_no", Text, nullable=False),
+    # The order itself, or the refund's: what a legal hold names.
+    words("order_no"),
     Column("channel", Text, nullable=False),
     # When the order was placed: windows are measured from here.
     moment("placed_at", nullable=False),
@@ -120,6 +122,8 @@ evidence = Table(
     moment("at", nullable=False, default=True),
     Column("kind", Text, nullable=False, server_default="order"),
     Column("subject_no", Text, nullable=False),
+    # The order itself, or the refund's: what a legal hold names.
+    words("order_no"),
     Column("channel", Text, nullable=False),
     words("route"),
     # JSON objects: what we had, what the channel said.
@@ -142,6 +146,8 @@ recon_case = Table(
     Column("reason", Text, nullable=False),
     Column("kind", Text, nullable=False, server_default="order"),
     Column("subject_no", Text, nullable=False),
+    # The order itself, or the refund's: what a legal hold names.
+    words("order_no"),
     Column("channel", Text, nullable=False),
     words("merchant"),
     Column("amount_minor", BigInteger),

@@ -211,11 +211,11 @@ def read_refund(fields: Fields, refund: Refund) -> RefundFinding:
     status = fields.text("refund_status")
     if status != "REFUND_SUCCESS":
         return RefundFinding(state=None, detail=f"refund_status is {status}")
+    currency = currency_code(fields.maybe("refund_currency") or "CNY")
     return RefundFinding(
         state=RefundState.SUCCESS,
-        amount_minor=fields.amount(
-            "refund_amount", currency_code(fields.maybe("refund_currency") or "CNY")
-        ),
+        amount_minor=fields.amount("refund_amount", currency),
+        currency=currency,
         detail=status,
     )
 

@@ -82,6 +82,7 @@ class Options(RouteOptions):
     refund_path: Path | None = None
     refund_state_path: Path | None = None
     refund_amount_path: Path | None = None
+    refund_currency_path: Path | None = None
     refund_states: dict[str, str] = Field(default_factory=dict)
 
     @field_validator("states")
@@ -122,9 +123,12 @@ class Options(RouteOptions):
             raise ValueError(
                 "neither url nor body has {order_no}; nothing says which order is meant"
             )
-        needed = (self.refund_path, self.refund_state_path, self.refund_states)
-        if self.refund_url is not None and not all(needed):
-            raise ValueError("refund_url needs refund_path, refund_state_path and refund_states")
+        paths = (self.refund_path, self.refund_state_path, self.refund_amount_path)
+        if self.refund_url is not None and not (all(paths) and self.refund_states):
+            raise ValueError(
+                "refund_url needs refund_path, refund_state_path, refund_amount_path and "
+                "refund_states"
+            )
         return self
 
     def urls(self) -> tuple[str, ...]:
@@ -232,11 +236,20 @@ def read_refund(answer: Answer, order: Order, refund: Refund, options: Options) 
     said = _text(fields, options.refund_state_path)
     if said not in options.refund_states:
         raise UnclearError(f"the refund is {said[:64]!r}, which refund_states does not name")
-    return RefundFinding(
-        state=RefundState(options.refund_states[said]),
-        amount_minor=_amount(fields, options.refund_amount_path, order.currency, options),
-        detail=said,
-    )
+    state = RefundState(options.refund_states[said])
+    currency = _refund_currency(fields, order, options)
+    path = options.refund_amount_path
+    amount = _amount(fields, path, currency, options)
+    if path and amount is None and (state is RefundState.SUCCESS or fields.at(path) is not None):
+        raise UnclearError(f"{path} is no amount in {options.amount_unit} units")
+    return RefundFinding(state=state, amount_minor=amount, currency=currency, detail=said)
+
+
+def _refund_currency(fields: Fields, order: Order, options: Options) -> str:
+    if options.refund_currency_path:
+        return currency_code(_text(fields, options.refund_currency_path))
+    # A channel of several currencies pays back in the one that was paid.
+    return order.currency if options.currency_path else options.currency
 
 
 def _text(fields: Fields, path: str | None) -> str:

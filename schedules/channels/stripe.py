@@ -253,9 +253,11 @@ def _refund(fields: Fields) -> RefundFinding:
     status = fields.text("status")
     if status not in _REFUND_STATES:
         raise UnclearError(f"status is {status[:64]}, which is not known")
+    currency = currency_code(fields.text("currency"))
     return RefundFinding(
         state=_REFUND_STATES[status],
-        amount_minor=_iso(fields.whole("amount"), currency_code(fields.text("currency"))),
+        amount_minor=_iso(fields.whole("amount"), currency),
+        currency=currency,
         detail=f"{status} {fields.maybe('failure_reason')}".rstrip(),
     )
 

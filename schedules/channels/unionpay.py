@@ -238,7 +238,10 @@ def read_refund(fields: Fields, refund: Refund, *, options: Options) -> RefundFi
         else None
     )
     return RefundFinding(
-        state=state, amount_minor=_amount(fields), detail=_words(fields, "origResp")
+        state=state,
+        amount_minor=_amount(fields),
+        currency=_currency(fields),
+        detail=_words(fields, "origResp"),
     )
 
 

@@ -256,9 +256,11 @@ def read_refund(answer: Answer, refund: Refund) -> RefundFinding:
     status = fields.text("status")
     if status not in _REFUND_STATES:
         raise UnclearError(f"status is {status}, which is not known")
+    amount = fields.inside("amount")
     return RefundFinding(
         state=_REFUND_STATES[status],
-        amount_minor=fields.inside("amount").whole("refund"),
+        amount_minor=amount.whole("refund"),
+        currency=currency_code(amount.maybe("currency") or "CNY"),
         detail=status,
     )
 

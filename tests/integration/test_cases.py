@@ -22,6 +22,7 @@ def disagreement(no: str = "A7", reason: str = "late_payment", **facts: object) 
         reason=reason,
         kind="order",
         subject_no=no,
+        order_no=no,
         channel="alipay",
         merchant="m-1",
         amount_minor=1230,

@@ -105,3 +105,34 @@ def test_a_merchant_told_by_its_host_under_our_key_is_not_told_again(shop: Shop)
     assert shop.state() is OrderState.PAID
     assert shop.told() == [{"ok": True}]
     assert "told before by notification" in shop.evidence()[0].done
+
+
+def test_what_another_merchant_was_told_of_the_same_number_does_not_count(shop: Shop) -> None:
+    shop.merchant("m-2")
+    with shop.engine.begin() as tx:
+        for key in ("theirs-1", "A7:paid"):
+            Notifier().enqueue(
+                tx,
+                merchant="m-2",
+                event_type="payment.succeeded",
+                event_key=key,
+                order_no="A7",
+                payload={"ok": True},
+            )
+    shop.order()
+    shop.overwrite("A7", OrderState.PAID)
+    shop.later(minutes=10)
+    assert shop.run(shop.compensation) == {"orders": 1, "told": 1}
+    assert [told.get("event") for told in shop.told()] == [None, None, "payment.succeeded"]
+
+
+@pytest.mark.parametrize("state", [OrderState.REFUNDED, OrderState.PAID])
+def test_an_order_whose_money_went_back_is_not_told_as_paid_but_a_case(
+    shop: Shop, state: OrderState
+) -> None:
+    shop.order()
+    shop.overwrite("A7", state, refunded_minor=1230)
+    shop.later(minutes=10)
+    assert shop.run(shop.compensation) == {"orders": 1, "given_back": 1}
+    assert shop.told() == []
+    assert shop.cases() == ["not_notified"]

@@ -99,6 +99,36 @@ def test_ended_orders_come_by_the_time_they_changed(engine: Engine, place: Place
     assert [order.order_no for order in rest] == ["B", "D", "E"]
 
 
+@pytest.mark.parametrize(
+    "form",
+    [
+        *("%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S.%f"),
+        *("%Y-%m-%d %H:%M:%S.%f", "%Y-%m-%d %H:%M:%S.%f+08:00"),
+    ],
+)
+def test_times_in_text_are_walked_through_in_whatever_form_they_stand(
+    sqlite_engine: Engine, form: str
+) -> None:
+    place = open_place(sqlite_engine, "gateway")
+    for number in range(9):
+        add(sqlite_engine, place, f"A{8 - number}", OrderState.PAID)
+        at = NOON + timedelta(seconds=number // 3, hours=8)
+        with sqlite_engine.begin() as tx:
+            values = {"at": at.strftime(form), "no": f"A{8 - number}"}
+            tx.execute(
+                text('UPDATE t_pay_order SET updated_at = :at WHERE "Pay Order" = :no'), values
+            )
+    since, after, seen = NOON - timedelta(seconds=1), "", []
+    with sqlite_engine.begin() as tx:
+        while found := place.port.ended(tx, since=since, after=after, limit=2):
+            seen += [one.order_no for one in found]
+            assert len(seen) <= 9
+            assert found[-1].changed_at is not None
+            since, after = found[-1].changed_at, found[-1].order_no
+        assert place.port.ended(tx, since=NOON + timedelta(seconds=9), after="", limit=2) == []
+    assert seen == ["A6", "A7", "A8", "A3", "A4", "A5", "A0", "A1", "A2"]
+
+
 def test_a_payment_is_written_with_the_channels_time_and_number(
     engine: Engine, place: Place
 ) -> None:
@@ -190,6 +220,20 @@ def test_an_order_is_added_once_and_only_with_the_same_facts(engine: Engine) -> 
         assert own.add_refund(tx, refund_no="R1", order_no="A7", amount_minor=2) == back
         with pytest.raises(NotFoundError):
             own.add_refund(tx, refund_no="R2", order_no="B", amount_minor=2)
+
+
+def test_no_more_is_refunded_than_the_order_has(engine: Engine) -> None:
+    own = Orders()
+    add(engine, open_place(engine, "own"), state=OrderState.PAID)
+    with engine.begin() as tx:
+        first = own.add_refund(tx, refund_no="R1", order_no="A7", amount_minor=1000)
+        with pytest.raises(BadFieldError, match="is 231, but of order A7 only 230 is left"):
+            own.add_refund(tx, refund_no="R2", order_no="A7", amount_minor=231)
+        assert own.move_refund(tx, first, RefundState.SUCCESS)
+        own.add_refund(tx, refund_no="R2", order_no="A7", amount_minor=230)
+        assert own.add_refund(tx, refund_no="R1", order_no="A7", amount_minor=1000).amount_minor
+        with pytest.raises(BadFieldError, match="only 0 is left"):
+            own.add_refund(tx, refund_no="R3", order_no="A7", amount_minor=1)
 
 
 @pytest.mark.parametrize(

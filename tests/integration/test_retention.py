@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, Table, insert, select, update
 
+from schedules.ports import OrderState, RefundState
 from schedules.retention import Ages, Retention
+from tests.channel_sim import ChannelSim
+from tests.order_tables import open_place
+from tests.reconciling import Shop
 from tests.seeding import add_due, add_lane, attempts_of, letters_of
 from tests.sweeping import contents, whole_round, wipe
 from worker import clock, holds, tables
@@ -17,7 +22,7 @@ from worker.client import Notifier
 from worker.errors import EventKeyConflictError, NotFoundError
 from worker.settings import alone
 from worker.tables_alerts import alert, alert_delivery, rollup, silence
-from worker.tables_orders import check, evidence, recon_case, refund
+from worker.tables_orders import check, evidence, recon_case
 from worker.tables_schedules import tick
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
@@ -266,14 +271,43 @@ def test_evidence_stays_while_a_case_or_a_hold_needs_it(engine: Engine) -> None:
     for number in ("free", "case", "held", "young"):
         at = NOW if number == "young" else old
         _add(engine, evidence, at=at, subject_no=number, channel="ali", decision="noted")
-    _add(engine, refund, refund_no="r-1", order_no="held", amount_minor=1)
-    _add(engine, evidence, at=old, kind="refund", subject_no="r-1", channel="ali", decision="noted")
+    back = {"kind": "refund", "subject_no": "r-1", "order_no": "held", "channel": "ali"}
+    _add(engine, evidence, at=old, decision="noted", **back)
     _add(engine, recon_case, subject_no="case", opened_at=old, **_CASE)
     holds.add(engine, order_no="held", who="li", why="court")
     assert whole_round(_retention(engine, rows=2)) == {"evidence": 1}
     assert {row[3] for row in contents(engine, "recon_evidence")["recon_evidence"]} == {
         *("case", "held", "young", "r-1")
     }
+
+
+def test_a_hold_on_an_order_keeps_all_that_was_found_of_its_refunds(
+    engine: Engine, tmp_path: Path
+) -> None:
+    place = open_place(engine, "gateway")
+    old = NOW - 400 * DAY
+    with ChannelSim(tmp_path) as sim:
+        file = sim.config(channels=["generic_json"])
+        shop = Shop(engine, sim, file, orders=place.port)  # type: ignore[arg-type]
+        with engine.begin() as tx:
+            placed = shop.now(tx)
+            for no, back in (("A7", "R1"), ("B8", "R2")):
+                paid = {"channel": "generic_json", "changed_at": placed}
+                place.add(tx, no, OrderState.PAID, 1230, placed, **paid)
+                place.add_refund(tx, back, no, RefundState.PROCESSING, 100, placed)
+                sim.set_order("generic_json", no, "paid", 1230)
+                sim.set_refund("generic_json", no, back, "success", 99)
+        shop.ask()
+    assert shop.cases("R1") == shop.cases("R2") == ["amount_mismatch"]
+    with engine.begin() as tx:
+        tx.execute(update(evidence).values(at=old))
+        tx.execute(update(recon_case).values(opened_at=old, resolved_at=old))
+        tx.execute(update(check).values(placed_at=old, finished_at=old))
+    holds.add(engine, order_no="A7", who="li", why="court")
+    whole_round(_retention(engine))
+    for table in (evidence, recon_case, check):
+        with engine.connect() as connection:
+            assert set(connection.scalars(select(table.c.subject_no))) == {"R1"}
 
 
 def test_resolved_cases_and_finished_checks_go_with_age(engine: Engine) -> None:

@@ -312,6 +312,19 @@ def test_refunds_are_polled_until_they_end_and_counted_at_their_order(shop: Shop
     assert shop.check("R1").finished_at is not None
 
 
+def test_refunds_of_more_than_was_paid_are_a_case(shop: Shop) -> None:
+    shop.order()
+    shop.overwrite("A7", OrderState.PAID)
+    with shop.engine.begin() as tx:
+        shop.orders.add_refund(tx, refund_no="R1", order_no="A7", amount_minor=230)
+    shop.overwrite("A7", OrderState.PARTIAL_REFUND, refunded_minor=1100)
+    shop.sim.set_order("generic_json", "A7", "paid", 1230)
+    shop.sim.set_refund("generic_json", "A7", "R1", "success", 230)
+    assert shop.ask() == {"refund_moved": 1}
+    assert shop.state() is OrderState.REFUNDED
+    assert shop.cases("R1") == ["refund_mismatch"]
+
+
 def test_an_order_that_changed_while_the_channel_was_asked_is_not_judged(
     engine: Engine, sim: ChannelSim, file: Path
 ) -> None:

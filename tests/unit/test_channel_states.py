@@ -32,6 +32,23 @@ _GENERIC = generic_json.Options.model_validate(
         "not_found_statuses": [404],
     }
 )
+_GENERIC_REFUNDS = generic_json.Options.model_validate(
+    {
+        "url": "https://api.example.com/{order_no}",
+        **_COMMON,
+        "order_path": "no",
+        "state_path": "state",
+        "states": {"ok": "paid"},
+        "amount_path": "amount",
+        "amount_unit": "minor",
+        "refund_url": "https://api.example.com/refunds/{refund_no}",
+        "refund_path": "no",
+        "refund_state_path": "state",
+        "refund_amount_path": "amount",
+        "refund_currency_path": "currency",
+        "refund_states": {"ok": "success", "open": "processing"},
+    }
+)
 _UNION = unionpay.Options.model_construct(mer_id="777", currency="CNY")
 
 
@@ -331,7 +348,11 @@ _REFUND_READERS: dict[str, Callable[[Answer], RefundFinding]] = {
         json_object(answer.body), refund(), options=_UNION
     ),
     "stripe": lambda answer: stripe.read_refunds(answer, "pi_1", refund(), "refund_no"),
+    "generic_json": lambda answer: generic_json.read_refund(
+        answer, order(), refund(), _GENERIC_REFUNDS
+    ),
 }
+_G_REFUND = {"no": "R1", "currency": "cny", "amount": 34}
 _A_REFUND = {
     "code": "10000",
     "out_trade_no": "A7",
@@ -373,6 +394,18 @@ _S_REFUND = {
         ("stripe", {"data": [_S_REFUND | {"status": "canceled"}]}, RefundState.FAILED),
         ("stripe", {"data": []}, None),
         ("stripe", {"data": [_S_REFUND, _S_REFUND]}, None),
+        ("generic_json", _G_REFUND | {"state": "ok"}, RefundState.SUCCESS),
+        ("generic_json", _G_REFUND | {"state": "open"}, RefundState.PROCESSING),
+        ("generic_json", _G_REFUND | {"state": "ok", "currency": ""}, None),
+        ("generic_json", _G_REFUND | {"state": "ok", "amount": "1.50"}, None),
+        ("generic_json", _G_REFUND | {"state": "ok", "amount": 1.5}, None),
+        ("generic_json", _G_REFUND | {"state": "ok", "amount": -1}, None),
+        ("generic_json", _G_REFUND | {"state": "ok", "amount": None}, None),
+        ("generic_json", _G_REFUND | {"state": "ok", "amount": "abc"}, None),
+        ("generic_json", _G_REFUND | {"state": "ok", "amount": True}, None),
+        ("generic_json", _G_REFUND | {"state": "ok", "amount": []}, None),
+        ("generic_json", _G_REFUND | {"state": "ok", "amount": 10**13}, None),
+        ("generic_json", _G_REFUND | {"state": "open", "amount": "abc"}, None),
     ],
 )
 def test_a_channels_word_about_a_refund_means(
@@ -380,7 +413,12 @@ def test_a_channels_word_about_a_refund_means(
 ) -> None:
     found = refund_finding(_said(facts), _REFUND_READERS[channel])
     assert found.state == state
-    assert state is None or found.amount_minor == 34
+    assert state is None or (found.amount_minor, found.currency) == (34, "CNY")
+
+
+def test_the_currency_of_a_refund_is_the_one_the_channel_names() -> None:
+    said = _S_REFUND | {"status": "succeeded", "currency": "jpy"}
+    assert refund_finding(_said({"data": [said]}), _REFUND_READERS["stripe"]).currency == "JPY"
 
 
 @pytest.mark.parametrize("channel", _REFUND_READERS)

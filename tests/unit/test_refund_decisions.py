@@ -26,10 +26,18 @@ def ruled(
     *,
     after: timedelta = timedelta(minutes=5),
     amount_minor: int | None = 500,
+    currency: str | None = "CNY",
     unknowns: int = 0,
 ) -> Decision:
-    finding = RefundFinding(state=theirs, amount_minor=amount_minor)
-    return decide_refund(refund(ours), finding, now=NOON + after, policy=POLICY, unknowns=unknowns)
+    finding = RefundFinding(state=theirs, amount_minor=amount_minor, currency=currency)
+    return decide_refund(
+        refund(ours),
+        finding,
+        currency="CNY",
+        now=NOON + after,
+        policy=POLICY,
+        unknowns=unknowns,
+    )
 
 
 @pytest.mark.parametrize("ours", OPEN)
@@ -80,6 +88,28 @@ def test_another_amount_is_a_case_and_nothing_else(ours: RefundState) -> None:
     assert found.case is CaseReason.AMOUNT_MISMATCH
 
 
+@pytest.mark.parametrize("ours", OPEN)
+@pytest.mark.parametrize(
+    ("amount_minor", "currency", "case"),
+    [
+        (None, "CNY", CaseReason.AMOUNT_MISSING),
+        (500, None, CaseReason.AMOUNT_MISSING),
+        (500, "JPY", CaseReason.CURRENCY_MISMATCH),
+    ],
+)
+def test_a_success_whose_money_is_not_confirmed_is_a_case_and_nothing_else(
+    ours: RefundState, amount_minor: int | None, currency: str | None, case: CaseReason
+) -> None:
+    found = ruled(ours, RefundState.SUCCESS, amount_minor=amount_minor, currency=currency)
+    assert (found.refund_to, found.event, found.case) == (None, "", case)
+    assert found.then is Then.AGAIN
+
+
+def test_a_refund_that_failed_needs_no_amount() -> None:
+    found = ruled(RefundState.PROCESSING, RefundState.FAILED, amount_minor=None, currency=None)
+    assert (found.refund_to, found.case) == (RefundState.FAILED, None)
+
+
 def test_an_end_is_never_taken_back() -> None:
     found = ruled(RefundState.SUCCESS, RefundState.FAILED)
     assert (found.refund_to, found.case) == (None, CaseReason.STATUS_MISMATCH)
@@ -100,5 +130,6 @@ def test_whatever_is_said_the_rules_hold_and_again_nothing_new_is_done(
     if first.refund_to is not None:
         assert may_move_refund(ours, first.refund_to)
         assert theirs is first.refund_to
+        assert theirs is not RefundState.SUCCESS or amount == 500
     again = ruled(first.refund_to or ours, theirs, after=after, amount_minor=amount)
     assert (again.refund_to, again.event) == (None, "")
