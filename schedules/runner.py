@@ -150,7 +150,8 @@ class Runner:
         deadline = Deadline(tick.time_limit_s, cut=cut)
         try:
             result, ok = self._run(tick.job, tick.arguments, deadline), True
-        except Exception as error:  # noqa: BLE001 - one job's mistake is its own
+        # A job that ends its process would be begun again and again.
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - one job's mistake is its own
             result, ok = f"{type(error).__name__}: {error}", False
         return self._settle(work, mask(result), ok=ok)
 

@@ -1,5 +1,6 @@
 """Running due ticks: one job's mistake is its own, leases are kept, what is lost comes back."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import timedelta
@@ -75,6 +76,16 @@ def test_a_job_that_fails_is_told_masked_and_stops_nothing(engine: Engine, make:
     assert _states(engine) == [("a", "failed", 1), ("b", "done", 1)]
     failed = next(past for past in tick_book.history(engine) if past.name == "a")
     assert failed.result == "ValueError: cannot, token=***"
+
+
+def test_a_job_that_ends_its_process_fails_once_like_any_other(engine: Engine, make: Make) -> None:
+    def run(name: str, arguments: dict[str, object], deadline: Deadline) -> str:
+        sys.exit("no config")
+
+    _order(engine, "a")
+    make(run).run_due()
+    assert _states(engine) == [("a", "failed", 1)]
+    assert tick_book.history(engine)[0].result == "SystemExit: no config"
 
 
 def test_a_job_learns_its_time_limit(engine: Engine, make: Make) -> None:
