@@ -59,6 +59,7 @@ class Event(StrEnum):
     JOB_DONE = "job.done"
     JOB_FAILED = "job.failed"
     JOB_LOST = "job.lost"  # its runner is gone, or it did not stop at its time limit
+    JOB_HANGS = "job.hangs"  # it did not stop long after its time limit; its slot is given back
     RUNNER_FAILED = "runner.failed"  # one look for due ticks; the next one tries again
     JUNK = "broker.junk"  # what lay in a queue was no message of ours; thrown away
 
