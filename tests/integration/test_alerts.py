@@ -233,7 +233,7 @@ def test_alerts_of_a_rule_that_was_taken_away_end_quietly(engine: Engine, tmp_pa
     book, now = written(tmp_path, DEAD), now_of(engine)
     dead_at(engine, now)
     at(engine, book, now)
-    without = written(tmp_path, LOG)
+    without = written(tmp_path, DEAD.replace('"dead"', '"other"').replace("= 1", "= 9"))
     assert at(engine, without, now + minutes(1)).resolved == 1
     assert alerts_of(engine)[0].resolved_at is not None
     assert occasions(engine) == ["raised"]
@@ -247,6 +247,22 @@ def test_alerts_of_a_rule_that_cannot_be_read_stay_open(engine: Engine, tmp_path
         book = written(tmp_path, broken)
         assert book.refused
         at(engine, book, now + minutes(60))
+    assert alerts_of(engine)[0].resolved_at is None
+
+
+@pytest.mark.parametrize("head", ["[[rules]]", "[rule]", "[[rule]", '[["rule"]]', ""])
+def test_a_mistyped_head_or_an_emptied_file_ends_no_alert(
+    head: str, engine: Engine, tmp_path: Path
+) -> None:
+    now = now_of(engine)
+    dead_at(engine, now)
+    at(engine, written(tmp_path, DEAD), now)
+    entry = DEAD.removeprefix(LOG)
+    other = entry.replace('"dead"', '"other"').replace("= 1", "= 9")
+    for before in (LOG, LOG + other):
+        edited = before + entry.replace("[[rule]]", head) if head else ""
+        assert at(engine, written(tmp_path, edited), now + minutes(60)).resolved == 0
+    assert at(engine, written(tmp_path, LOG), now + minutes(60)).resolved == 0
     assert alerts_of(engine)[0].resolved_at is None
 
 
