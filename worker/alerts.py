@@ -35,6 +35,7 @@ from worker.incidents import (
     severity_at,
 )
 from worker.masking import mask
+from worker.plain_text import safe
 from worker.tables_alerts import alert, alert_delivery, silence
 
 _HOUR = timedelta(hours=1)
@@ -226,7 +227,7 @@ def line(found: Alert, occasion: Occasion) -> str:
     }[occasion]
     since = found.opened_at.strftime("%Y-%m-%d %H:%M:%SZ")
     text = f"[{head}] {found.rule}{about}: {found.summary} (alert {found.id}, since {since})"
-    return mask(" ".join(text.split()))
+    return safe(mask(" ".join(text.split())))
 
 
 def read(row: Row[Any]) -> Alert:

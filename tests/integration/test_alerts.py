@@ -325,6 +325,14 @@ def test_a_summary_that_quotes_a_card_number_is_masked(engine: Engine, tmp_path:
     assert "4111111111111111" not in notices_of(engine)[0].text
 
 
+def test_a_notice_cannot_steer_a_terminal(engine: Engine) -> None:
+    odd = replace(_trip(0), subject="a\x1b[2J\u202e\x7f成功")
+    alerts.settle(engine, CONDUCT, [odd], now=now_of(engine))
+    text = notices_of(engine)[0].text
+    assert text.isprintable()
+    assert "a\\x1b[2J\\u202e\\x7f成功" in text
+
+
 def test_the_shipped_rules_find_nothing_wrong_with_an_empty_database(
     engine: Engine, tmp_path: Path
 ) -> None:
