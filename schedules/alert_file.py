@@ -122,6 +122,10 @@ def _entry(kind: str, line: int, text: str) -> Entry:
     try:
         # Decimal: a threshold is compared with money.
         table = tomllib.loads(text, parse_float=Decimal)
+        others = [name for name in table if name != kind] or [kind] * (len(table[kind]) - 1)
+        if others:
+            problem = f"line {line}: {others[0]!r} begins in the middle; write [[rule]] or [[sink]]"
+            return Entry(kind=kind, line=line, text=text, values=None, problem=problem)
         return Entry(kind=kind, line=line, text=text, values=dict(table[kind][0]))
     except tomllib.TOMLDecodeError as error:
         said = str(error)

@@ -60,7 +60,8 @@ class Book:
     Attributes:
         rules: those that work, also those that are not enabled.
         refused: one sentence for each problem.
-        names: of all rules, refused ones too; None when some name could not be read.
+        names: of all rules, refused ones too; None when more rules may be meant than can be read:
+            something was refused that is no rule with a name, or there is no rule at all.
     """
 
     rules: tuple[Rule, ...]
@@ -145,16 +146,19 @@ def load(chosen: Settings, file: Path | None = None) -> Book:
         elif entry.kind != "rule":
             hint = nearest(entry.kind, ["rule", "sink"])
             refused.append(f"{path.name} line {entry.line}: no [[{entry.kind}]] is known{hint}")
+    # A head that is mistyped hides a rule, or makes it a part of the entry before.
+    hidden = bool(refused)
     rules: dict[str, Rule] = {}
     for entry in written:
         if entry.kind == "rule" and entry.values is not None:
             _rule(entry, rules, sinks, refused, path.name)
-    names = [entry.name for entry in written if entry.kind in ("rule", "")]
+    names = [entry.name for entry in written if entry.kind == "rule"]
+    known = frozenset(name for name in names if name)
     return Book(
         rules=_uncovering_unknown(rules, refused, path.name),
         sinks=sinks,
         refused=tuple(refused),
-        names=None if None in names else frozenset(name for name in names if name),
+        names=None if hidden or not known or None in names else known,
     )
 
 

@@ -145,8 +145,8 @@ def find(name: str) -> Callable[..., object]:
         raise BadFieldError("job", f"{name[:60]!r} is none; did you mean {near!r}?")
     try:
         found: object = getattr(import_module(module_name), function)
-    except Exception as error:
-        # A host's module may raise anything.
+    except (Exception, SystemExit) as error:
+        # A host's module may raise anything; one that ends its process would end the beat.
         raise BadFieldError(
             "job", f"{name[:60]!r} cannot be imported ({type(error).__name__}: {error})"
         ) from error

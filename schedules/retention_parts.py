@@ -164,7 +164,11 @@ CHECKS = Walk(
 ALERTS = Walk(
     table=alert,
     began=alert.c.opened_at,
-    over=lambda before: alert.c.resolved_at < before,
+    # A notice that is still due needs its alert, however long its sink has been away.
+    over=lambda before: and_(
+        alert.c.resolved_at < before,
+        ~exists().where(alert_delivery.c.alert_id == alert.c.id, alert_delivery.c.state == "due"),
+    ),
 )
 ALERT_DELIVERIES = Walk(
     table=alert_delivery,

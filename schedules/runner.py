@@ -2,7 +2,7 @@
 
 A thread of its own looks once a second: it keeps the leases of what runs here, gives back what
 other runners lost, and takes ticks that no bell was heard for. Must never let one job's mistake
-stop the others, nor keep a lease beyond the job's time limit.
+stop the others, nor keep a lease or a slot beyond the job's time limit.
 """
 
 from collections.abc import Callable
@@ -40,6 +40,8 @@ class _Work:
     lost: bool = False
     # Whether the job was told to stop because this process ends.
     cut: bool = False
+    # Whether it hangs: its slot is somebody else's, its thread is left alone.
+    abandoned: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -98,8 +100,8 @@ class Runner:
             return []
         lines = []
         try:
-            while not self._closing.is_set():
-                claimed = self._ticks.claim(self._name, lease_s=self._lease_s)
+            while not self._closing.is_set() and self._hands.busy <= self._most:
+                claimed = self._ticks.claim(self._name, lease_s=self._lease_s, without=self._here())
                 if claimed is None:
                     break
                 lines.append(self._work(claimed))
@@ -108,7 +110,8 @@ class Runner:
         return lines
 
     def once(self) -> None:
-        """Do what the thread does each second, except running: leases and lost ticks."""
+        """Do what the thread does each second, except running: slots, leases, lost ticks."""
+        self._abandon()
         self._renew()
         lost = self._ticks.release()
         if lost.again or lost.given_up:
@@ -130,6 +133,33 @@ class Runner:
         with self._hands.lock:
             self._hands.busy -= 1
 
+    def _here(self) -> frozenset[str]:
+        """Return the lines whose job runs here; one that hangs is not begun beside itself."""
+        with self._hands.lock:
+            return frozenset(work.tick.name for work in self._hands.work)
+
+    def _abandon(self) -> None:
+        """Give back the slots of jobs that did not stop."""
+        now_s = clock.monotonic_s()
+        with self._hands.lock:
+            hung = [
+                work
+                for work in self._hands.work
+                if work.keep_until_s <= now_s and not work.abandoned
+            ]
+            for work in hung:
+                work.abandoned = work.lost = True
+                self._hands.busy -= 1
+        for work in hung:
+            telemetry.log(
+                telemetry.Event.JOB_HANGS,
+                level="error",
+                schedule=work.tick.name,
+                tick_at=work.tick.tick_at,
+                why=f"it did not stop {_STOP_S:g} s after its limit of {work.tick.time_limit_s} s; "
+                "its thread is left alone, its line is not run here before it ends",
+            )
+
     def _work(self, tick: Tick) -> str:
         keep_s = tick.time_limit_s + _STOP_S
         work = _Work(tick=tick, keep_until_s=clock.monotonic_s() + keep_s)
@@ -140,6 +170,9 @@ class Runner:
         finally:
             with self._hands.lock:
                 self._hands.work.remove(work)
+                if work.abandoned:
+                    # Its caller still counts on the slot; with one too many it takes nothing more.
+                    self._hands.busy += 1
 
     def _do(self, work: _Work) -> str:
         tick = work.tick
@@ -152,7 +185,8 @@ class Runner:
         deadline = Deadline(tick.time_limit_s, cut=cut)
         try:
             result, ok = self._run(tick.job, tick.arguments, deadline), True
-        except Exception as error:  # noqa: BLE001 - one job's mistake is its own
+        # A job that ends its process would be begun again and again.
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - one job's mistake is its own
             result, ok = f"{type(error).__name__}: {error}", False
         return self._settle(work, mask(result), ok=ok)
 
@@ -179,8 +213,9 @@ class Runner:
             self._safely(self.once)
             self._safely(self._take_unheard)
             self._closing.wait(_LOOK_S)
-        # What still runs keeps its lease while it stops.
-        while self._hands.work:
+        # What still runs keeps its lease while it stops; nobody waits for what hangs.
+        while any(not work.abandoned for work in self._hands.work):
+            self._safely(self._abandon)
             self._safely(self._renew)
             clock.sleep(_LOOK_S)
 
@@ -196,7 +231,9 @@ class Runner:
         self._renew_at_s = now_s + self._lease_s / 3
 
     def _take_unheard(self) -> None:
-        if self._hands.busy < self._most and self._ticks.unheard(after_s=_UNHEARD_S):
+        if self._hands.busy < self._most and self._ticks.unheard(
+            after_s=_UNHEARD_S, without=self._here()
+        ):
             thread = Thread(
                 target=self._safely, args=(self.run_due,), name="schedules-job", daemon=True
             )

@@ -47,7 +47,7 @@ class Tick:
     """One tick that is ours to run.
 
     Attributes:
-        runs: starts, this one included.
+        runs: starts, this one included; those that were handed back do not count.
     """
 
     name: str
@@ -105,12 +105,15 @@ class Ticks:
         self._forget_disabled(lines, found)
         return due
 
-    def claim(self, runner: str, *, lease_s: float) -> Tick | None:
+    def claim(
+        self, runner: str, *, lease_s: float, without: frozenset[str] = frozenset()
+    ) -> Tick | None:
         """Take the oldest due tick of a line of which none runs; None when there is none.
 
         Args:
             runner: who takes it, for people.
             lease_s: how long it stays ours without :meth:`renew`.
+            without: lines that are not asked for.
         """
         running = tick.alias()
         mine = and_(tick.c.name == schedule.c.name, _DUE)
@@ -118,7 +121,12 @@ class Ticks:
         oldest = select(func.min(tick.c.tick_at)).where(mine).scalar_subquery()
         free = (
             select(schedule.c.name)
-            .where(~schedule.c.paused, exists().where(mine), ~busy)
+            .where(
+                ~schedule.c.paused,
+                schedule.c.name.not_in(sorted(without)),
+                exists().where(mine),
+                ~busy,
+            )
             .order_by(oldest)
             .limit(1)
             .with_for_update(of=schedule, skip_locked=True)
@@ -153,11 +161,15 @@ class Ticks:
             return _end(tx, done, "done" if ok else "failed", mask(result)[:_RESULT_MAX])
 
     def hand_back(self, unfinished: Tick) -> bool:
-        """Let somebody else go on with it at once; False when it is not ours any more."""
+        """Let somebody else go on with it at once; False when it is not ours any more.
+
+        It does not count as a start: only losses lead to giving up.
+        """
         with self._engine.begin() as tx:
             mine = _mine(unfinished)
-            values = {"state": "due", "lease_until": None, "runner": ""}
-            return tx.execute(update(tick).where(*mine).values(**values)).rowcount == 1
+            handed = update(tick).where(*mine)
+            handed = handed.values(state="due", lease_until=None, runner="", runs=tick.c.runs - 1)
+            return tx.execute(handed).rowcount == 1
 
     def release(self) -> Lost:
         """Make ticks due again whose runner was lost; give up those that were lost too often."""
@@ -179,8 +191,11 @@ class Ticks:
             ).rowcount
         return Lost(again=again, given_up=given_up)
 
-    def unheard(self, *, after_s: float) -> bool:
-        """Tell whether a tick that could be run was decided ``after_s`` ago and nobody took it."""
+    def unheard(self, *, after_s: float, without: frozenset[str] = frozenset()) -> bool:
+        """Tell whether a tick that could be run was decided ``after_s`` ago and nobody took it.
+
+        Ticks of the lines in ``without`` are not asked for.
+        """
         running = tick.alias()
         busy = exists().where(running.c.name == tick.c.name, _is(running, "running"))
         with self._engine.connect() as connection:
@@ -188,7 +203,13 @@ class Ticks:
             query = (
                 select(tick.c.name)
                 .join(schedule, schedule.c.name == tick.c.name)
-                .where(_DUE, tick.c.decided_at <= old, ~schedule.c.paused, ~busy)
+                .where(
+                    _DUE,
+                    tick.c.decided_at <= old,
+                    tick.c.name.not_in(sorted(without)),
+                    ~schedule.c.paused,
+                    ~busy,
+                )
                 .limit(1)
             )
             return connection.scalar(query) is not None

@@ -6,10 +6,24 @@ Notices of one alert go to one sink in order. Must never keep the database waiti
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
-from sqlalchemy import ColumnElement, Engine, exists, literal_column, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    Row,
+    Select,
+    exists,
+    literal_column,
+    or_,
+    select,
+    update,
+)
 
+from worker import telemetry
 from worker.alerts import get
+from worker.errors import NotFoundError
 from worker.incidents import Alert, Occasion
 from worker.masking import mask
 from worker.tables_alerts import alert_delivery
@@ -20,6 +34,7 @@ _LONGEST_DELAY_S = 1800.0
 # After so many days nobody wants to hear it; the log gets it then.
 KEEP = timedelta(days=7)
 _ERROR_MAX = 300
+_NO_ALERT = "its alert is no more"
 # Not a parameter: a plan made without its value could not use the index of due rows.
 _DUE: ColumnElement[str] = literal_column("'due'")
 
@@ -48,15 +63,44 @@ def claim(
 ) -> Notice | None:
     """Take the notice that has been due for longest; None when nothing is due.
 
+    A notice whose alert is no more is given up on the way; the log gets it.
+
     Args:
         engine: of the database with our tables.
         now: on the database's clock.
         lease_s: for so long nobody else takes it.
         without: sinks that are not asked for now.
     """
+    chosen = _first_due(now, without)
+    lease_until = now + timedelta(seconds=lease_s)
+    while True:
+        with engine.begin() as tx:
+            row = tx.execute(
+                update(alert_delivery)
+                .where(alert_delivery.c.id == chosen.scalar_subquery())
+                .values(lease_until=lease_until, tries=alert_delivery.c.tries + 1)
+                .returning(alert_delivery)
+            ).first()
+            if row is None:
+                return None
+            notice = _notice(tx, row)
+        if notice is not None:
+            return notice
+        # Nobody can send it, and all the others would wait behind it.
+        telemetry.log(
+            telemetry.Event.ALERT_GIVEN_UP,
+            level="error",
+            alert=row.alert_id,
+            sink=row.sink,
+            why=_NO_ALERT,
+            text=row.text,
+        )
+
+
+def _first_due(now: datetime, without: frozenset[str]) -> Select[tuple[int]]:
     earlier = alert_delivery.alias()
     table = alert_delivery
-    chosen = (
+    return (
         select(table.c.id)
         .where(
             table.c.state == _DUE,
@@ -74,24 +118,28 @@ def claim(
         .limit(1)
         .with_for_update(skip_locked=True)
     )
-    with engine.begin() as tx:
-        row = tx.execute(
-            update(table)
-            .where(table.c.id == chosen.scalar_subquery())
-            .values(lease_until=now + timedelta(seconds=lease_s), tries=table.c.tries + 1)
-            .returning(table)
-        ).first()
-        if row is None:
-            return None
-        return Notice(
-            id=row.id,
-            alert=get(tx, row.alert_id),
-            occasion=Occasion(row.occasion),
-            sink=row.sink,
-            text=row.text,
-            tries=row.tries,
-            written_at=row.written_at,
+
+
+def _notice(tx: Connection, row: Row[Any]) -> Notice | None:
+    """Read a notice with its alert; one without is closed."""
+    try:
+        found = get(tx, row.alert_id)
+    except NotFoundError:
+        tx.execute(
+            update(alert_delivery)
+            .where(alert_delivery.c.id == row.id)
+            .values(state="given_up", lease_until=None, last_error=_NO_ALERT)
         )
+        return None
+    return Notice(
+        id=row.id,
+        alert=found,
+        occasion=Occasion(row.occasion),
+        sink=row.sink,
+        text=row.text,
+        tries=row.tries,
+        written_at=row.written_at,
+    )
 
 
 def sent(engine: Engine, notice: Notice, *, now: datetime) -> bool:

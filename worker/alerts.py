@@ -29,11 +29,13 @@ from worker.incidents import (
     Tell,
     Trip,
     above,
+    gravest,
     is_silenced,
     orders,
     severity_at,
 )
 from worker.masking import mask
+from worker.plain_text import safe
 from worker.tables_alerts import alert, alert_delivery, silence
 
 _HOUR = timedelta(hours=1)
@@ -225,7 +227,7 @@ def line(found: Alert, occasion: Occasion) -> str:
     }[occasion]
     since = found.opened_at.strftime("%Y-%m-%d %H:%M:%SZ")
     text = f"[{head}] {found.rule}{about}: {found.summary} (alert {found.id}, since {since})"
-    return mask(" ".join(text.split()))
+    return safe(mask(" ".join(text.split())))
 
 
 def read(row: Row[Any]) -> Alert:
@@ -269,6 +271,7 @@ class _Clerk:
                 severity=severity_at(self._conduct, trip.step).value,
                 opened_at=self._now,
                 told_at=None if silent else self._now,
+                told_step=trip.step,
                 **self._seen(trip),
             )
             .on_conflict_do_nothing(
@@ -287,10 +290,21 @@ class _Clerk:
         # Steps only rise: half of the way back is no other incident.
         which = alert.c.id == order.alert.id
         if order.worse:
-            values["severity"] = severity_at(self._conduct, order.trip.step).value
-            which &= alert.c.step < order.trip.step
+            before = order.alert.severity
+            after = gravest(
+                before,
+                severity_at(self._conduct, order.trip.step),
+                above(before) if order.overdue else before,
+            )
+            values["severity"] = after.value
+            if order.overdue:
+                values["escalated_at"] = self._now
+            if not self._silent(order.alert):
+                values["told_step"] = order.trip.step
+            # Another evaluation may have made it more severe meanwhile.
+            which &= (alert.c.step < order.trip.step) & (alert.c.severity == before.value)
         else:
-            values["step"] = order.alert.step
+            del values["step"]
         changed = self._change(which, values)
         if not changed or not order.worse:
             return ""
@@ -302,19 +316,27 @@ class _Clerk:
         changed = self._change(
             (alert.c.id == order.alert.id)
             & alert.c.escalated_at.is_(None)
-            & alert.c.acknowledged_at.is_(None),
-            {"severity": above(order.alert.severity).value, "escalated_at": self._now},
+            & alert.c.acknowledged_at.is_(None)
+            & (alert.c.severity == order.alert.severity.value),
+            {
+                "severity": above(order.alert.severity).value,
+                "escalated_at": self._now,
+                "told_step": alert.c.step,
+            },
         )
         if changed:
             self._notify(changed, Occasion.ESCALATED)
         return "escalated" if changed else ""
 
     def _tell(self, order: Tell) -> str:
-        changed = self._change(
-            (alert.c.id == order.alert.id) & alert.c.told_at.is_(None), {"told_at": self._now}
-        )
+        first = order.alert.told_at is None
+        untold = alert.c.told_at.is_(None) if first else alert.c.told_step < alert.c.step
+        values: dict[str, object] = {"told_step": alert.c.step}
+        if first:
+            values["told_at"] = self._now
+        changed = self._change((alert.c.id == order.alert.id) & untold, values)
         if changed:
-            self._notify(changed, Occasion.RAISED)
+            self._notify(changed, Occasion.RAISED if first else Occasion.ESCALATED)
         return "told" if changed else ""
 
     def _resolve(self, order: Resolve) -> str:

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from worker.masking import mask
+from worker.plain_text import safe
 
 # Tables in a pipe are not cut to a terminal that is not there.
 _PIPE_WIDTH = 240
@@ -44,8 +45,12 @@ def note(line: str) -> None:
 
 
 def say_json(value: object) -> None:
-    """Print one JSON document on one line; times are ISO 8601 in UTC."""
-    print(json.dumps(plain(value), ensure_ascii=False))  # noqa: T201 - the command line's output
+    """Print one JSON document on one line; times are ISO 8601 in UTC, what steers is escaped."""
+    text = json.dumps(plain(value), ensure_ascii=False)
+    if not text.isprintable():
+        # Outside of its strings a document has nothing of the kind.
+        text = "".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in text)
+    print(text)  # noqa: T201 - the command line's output
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
@@ -84,21 +89,6 @@ def cell(value: object) -> str:
     return safe(str(value))
 
 
-def safe(text: str) -> str:
-    r"""Write control characters as ``\x..``; line feeds and what is printable stay.
-
-    Examples:
-        >>> print(safe("a\x1b[2J\nb 成功"))
-        a\x1b[2J
-        b 成功
-    """
-    if text.isprintable():
-        return text
-    return "".join(
-        char if char.isprintable() or char == "\n" else _escaped(ord(char)) for char in text
-    )
-
-
 def plain(value: object) -> Any:
     """Turn facts into what JSON can say; the keys are the names of the fields."""
     if isinstance(value, datetime):
@@ -110,7 +100,3 @@ def plain(value: object) -> Any:
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     return value
-
-
-def _escaped(code: int) -> str:
-    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from sqlalchemy import Engine
 
 from worker import evidence, lookup, timeline
-from worker.cli_print import console, facts, safe, table
+from worker.cli_print import console, facts, table
 from worker.masking import mask
+from worker.plain_text import safe
 from worker.timeline import Kind, Letter, Step, Timeline
 from worker.views import Attempt, Notification
 

@@ -86,6 +86,7 @@ class Alert:
         told_at: when its first notice was written; None while it is silenced.
         subjects: how many it stands for, when a storm was folded into one.
         step: see :class:`Trip`; only rises.
+        told_step: the highest that was told; behind ``step`` after it got worse in a silence.
     """
 
     id: int
@@ -105,6 +106,7 @@ class Alert:
     acknowledged_at: datetime | None = None
     acknowledged_by: str | None = None
     resolved_at: datetime | None = None
+    told_step: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,11 +135,13 @@ class Keep:
 
     Attributes:
         worse: it reached a higher threshold.
+        overdue: nobody took it up in time either; one notice says both.
     """
 
     alert: Alert
     trip: Trip
     worse: bool = False
+    overdue: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,7 +153,7 @@ class Escalate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tell:
-    """Order to write the first notice of an alert that was silenced until now."""
+    """Order to write the notice that a silence kept back: of an alert, or that it got worse."""
 
     alert: Alert
 
@@ -201,8 +205,7 @@ def orders(
     for trip in folded(conduct, trips, opened):
         alert = opened.pop(trip.subject, None)
         if alert is not None:
-            due.append(Keep(alert=alert, trip=trip, worse=trip.step > alert.step))
-            due += _restless(conduct, alert, now, silences)
+            due += _lasting(alert, trip, _restless(conduct, alert, now, silences))
         elif not covered and lately.get(trip.subject, 0) < conduct.per_hour:
             due.append(Open(trip=trip))
     for alert in opened.values():
@@ -263,6 +266,16 @@ def above(severity: Severity) -> Severity:
     return known[min(known.index(severity) + 1, len(known) - 1)]
 
 
+def gravest(*severities: Severity) -> Severity:
+    """Return the highest of some severities.
+
+    Examples:
+        >>> gravest(Severity.CRITICAL, Severity.WARNING).value
+        'critical'
+    """
+    return max(severities, key=list(Severity).index)
+
+
 def is_silenced(rule: str, subject: str, silences: Sequence[Silence]) -> bool:
     """Tell whether nobody is to be told of a subject now.
 
@@ -273,6 +286,15 @@ def is_silenced(rule: str, subject: str, silences: Sequence[Silence]) -> bool:
         False
     """
     return any(each.rule in ("*", rule) and fnmatchcase(subject, each.subject) for each in silences)
+
+
+def _lasting(alert: Alert, trip: Trip, restless: list[Order]) -> list[Order]:
+    """What an alert needs whose subject is still over the threshold."""
+    worse = trip.step > alert.step
+    if not worse or alert.told_at is None:
+        return [Keep(alert=alert, trip=trip, worse=worse), *restless]
+    overdue = any(isinstance(each, Escalate) for each in restless)
+    return [Keep(alert=alert, trip=trip, worse=True, overdue=overdue)]
 
 
 def _restless(
@@ -287,4 +309,6 @@ def _restless(
     waiting = alert.acknowledged_at is None and alert.escalated_at is None
     if conduct.escalate_after_s and waiting and age_s >= conduct.escalate_after_s:
         return [Escalate(alert=alert)]
+    if alert.told_step < alert.step:
+        return [Tell(alert=alert)]
     return []

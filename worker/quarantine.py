@@ -20,6 +20,9 @@ COMMAND: tuple[str, ...] = (sys.executable, "-m", "worker.alone")
 # each time this long has passed.
 _PROCESSES_MAX = 4
 _ANOTHER_AFTER_S = 4.0
+# One that does nothing and ends within so long is not started again at once.
+_SOON_S = 2.0
+_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
 # How a process ends that is done or was asked to; an exit code is an error nobody caught.
 _WELL = (0, -signal.SIGTERM, -signal.SIGINT)
 
@@ -38,6 +41,8 @@ class Quarantine:
         self._processes: list[subprocess.Popen[bytes]] = []
         self._started_s = 0.0
         self._dead: dict[str, str] = {}
+        self._pause_s = 0.0
+        self._not_before_s = 0.0
 
     def tend(self) -> None:
         """Look who ended and how, and start one when it is needed.
@@ -49,14 +54,20 @@ class Quarantine:
         """
         for process in [each for each in self._processes if each.poll() is not None]:
             self._processes.remove(process)
+            soon = clock.monotonic_s() - self._started_s < _SOON_S
+            if process.returncode in _WELL and soon:
+                self._pause("it ended at once, though rows wait for it")
             if process.returncode not in _WELL:
                 how = _how(process.returncode)
                 name = lifeline.process_name(process.pid)
                 self._dead[name] = f"it ended a process in which it was alone ({how})"
         for name, why in list(self._dead.items()):
             self._condemn(name, why)
-        if self._may_start() and self._store.suspects():
-            self._start()
+        if self._may_start():
+            if self._store.suspects():
+                self._start()
+            else:
+                self._pause_s = 0.0
 
     def ask(self) -> None:
         """Ask them to end once the rows they carry are settled."""
@@ -75,10 +86,22 @@ class Quarantine:
                 process.wait()
 
     def _may_start(self) -> bool:
+        now_s = clock.monotonic_s()
+        if now_s < self._not_before_s:
+            return False
         if not self._processes:
             return True
-        waited_s = clock.monotonic_s() - self._started_s
+        waited_s = now_s - self._started_s
         return len(self._processes) < _PROCESSES_MAX and waited_s > _ANOTHER_AFTER_S
+
+    def _pause(self, why: str) -> None:
+        """Start none for a while, each time for twice as long, while nothing comes of it."""
+        if not self._store.suspects():
+            return
+        self._pause_s = min(max(_PAUSE_S, 2 * self._pause_s), _LONGEST_PAUSE_S)
+        self._not_before_s = clock.monotonic_s() + self._pause_s
+        why = f"{why}; the next one in {self._pause_s:g} s"
+        telemetry.log(telemetry.Event.ALONE_FAILED, level="error", why=why)
 
     def _start(self) -> None:
         self._started_s = clock.monotonic_s()
@@ -94,7 +117,14 @@ class Quarantine:
 
     def _condemn(self, name: str, why: str) -> None:
         taken = self._store.condemn(worker=name, why=why)
-        telemetry.count_abandoned(taken.again + taken.poisoned)
+        del self._dead[name]
+        count = taken.again + taken.poisoned
+        if not count:
+            # It carried nothing: it could not even start.
+            self._pause(why)
+            return
+        self._pause_s = 0.0
+        telemetry.count_abandoned(count)
         telemetry.log(
             telemetry.Event.RELEASED,
             level="warning",
@@ -102,7 +132,6 @@ class Quarantine:
             poisoned=taken.poisoned,
             why=why,
         )
-        del self._dead[name]
 
 
 def _how(code: int) -> str:

@@ -57,6 +57,8 @@ alert = Table(
     Column("acknowledged_by", Text),
     # NULL while it lasts.
     moment("resolved_at"),
+    # The highest step that was told; less than step when it got worse during a silence.
+    number("told_step"),
     Index(
         "paynotify_alert_open",
         "rule",

@@ -38,7 +38,7 @@ tick = Table(
     number("claim_no"),
     moment("lease_until"),
     words("runner"),
-    # Starts; more than one means that a runner was lost in the middle.
+    # Starts that were not handed back; more than one: a runner was lost in the middle.
     number("runs"),
     moment("started_at"),
     moment("finished_at"),

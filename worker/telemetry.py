@@ -34,6 +34,7 @@ class Event(StrEnum):
     TICK_FAILED = "tick.failed"  # one round; the next tries again
     ORDERS_FAILED = "orders.failed"  # orders without a notification cannot be looked for
     RELEASED = "lease.released"  # leases ran out: attempts abandoned, rows back or buried
+    ALONE_FAILED = "alone.failed"  # a process for suspects did nothing; started again later
     UNSENDABLE = "attempt.unsendable"  # no request could be made of a row
     REFUSED = "guard.refused"  # the guard kept a request from going out
     ORDER_UNREADABLE = "order.unreadable"  # a host's row does not fit its mapping; left out
@@ -59,6 +60,7 @@ class Event(StrEnum):
     JOB_DONE = "job.done"
     JOB_FAILED = "job.failed"
     JOB_LOST = "job.lost"  # its runner is gone, or it did not stop at its time limit
+    JOB_HANGS = "job.hangs"  # it did not stop long after its time limit; its slot is given back
     RUNNER_FAILED = "runner.failed"  # one look for due ticks; the next one tries again
     JUNK = "broker.junk"  # what lay in a queue was no message of ours; thrown away
 

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, insert
 
 from schedules.alert_delivery import deliver_due
 from schedules.alert_rules import Book
@@ -16,6 +16,7 @@ from tests.alarms import at, count_up, minutes, notices_of, now_of, webhook, wri
 from tests.post_office import PostOffice
 from tests.receiver import Receiver
 from worker import alert_post, telemetry
+from worker.tables_alerts import alert_delivery
 
 RULE = '[[rule]]\nname = "dead"\nmeasure = "dead_letters"\nthreshold = 1\nwindow_s = 60\n'
 
@@ -211,6 +212,33 @@ def test_a_notice_nobody_takes_for_a_week_goes_to_the_log(
     assert deliver_due(engine, book.sinks, now=now + week + minutes(60)).given_up == 1
     assert "alert.given_up" in log.getvalue()
     assert "1 notifications were given up" in log.getvalue()
+
+
+def test_a_notice_without_its_alert_is_given_up_and_keeps_nobody_waiting(
+    engine: Engine, tmp_path: Path, log: io.StringIO
+) -> None:
+    now = now_of(engine)
+    with engine.begin() as tx:
+        tx.execute(
+            insert(alert_delivery).values(
+                alert_id=99,
+                occasion="raised",
+                sink="log",
+                text="an old one",
+                written_at=now,
+                due_at=now - minutes(1),
+            )
+        )
+    book = written(tmp_path, f'[[sink]]\nname = "log"\nkind = "log"\n{RULE}')
+    count_up(engine, 1, now, dead=1)
+    at(engine, book, now)
+    assert deliver_due(engine, book.sinks, now=now).sent == 1
+    assert [(row.alert_id, row.state) for row in notices_of(engine)] == [
+        (99, "given_up"),
+        (1, "sent"),
+    ]
+    assert "its alert is no more" in log.getvalue()
+    assert "an old one" in log.getvalue()
 
 
 def test_a_notice_for_a_sink_that_is_not_there_waits_for_it(

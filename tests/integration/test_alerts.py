@@ -23,7 +23,7 @@ from tests.alarms import (
 from tests.seeding import add_lane, change_lane
 from worker import alerts, tables
 from worker.errors import NotFoundError, WrongStateError
-from worker.incidents import Silence
+from worker.incidents import Conduct, Severity, Silence, Trip
 from worker.tables_alerts import rollup
 from worker.tables_schedules import sweep
 
@@ -200,6 +200,48 @@ def test_what_is_silenced_is_told_when_the_silence_ends_and_it_still_lasts(
         alerts.end_silence(engine, silence_id, who="li", now=now + minutes(6))
 
 
+CONDUCT = Conduct(rule="r", measure="m", steps=2)
+
+
+def _trip(step: int) -> Trip:
+    return Trip(subject="", value="9", threshold="5", summary="nine", step=step)
+
+
+def test_what_gets_worse_during_a_silence_is_told_once_when_it_ends(engine: Engine) -> None:
+    now, silence = now_of(engine), Silence(rule="*", subject="*")
+    alerts.settle(engine, CONDUCT, [_trip(0)], now=now)
+    alerts.keep_silent(engine, silence, until=now + minutes(5), who="li", why="x", now=now)
+    for minute in range(1, 5):
+        alerts.settle(engine, CONDUCT, [_trip(1)], now=now + minutes(minute))
+    assert occasions(engine) == ["raised"]
+    # Half of the way back is no other incident: how bad it was is told all the same.
+    for minute in range(5, 10):
+        alerts.settle(engine, CONDUCT, [_trip(0)], now=now + minutes(minute))
+    assert occasions(engine) == ["raised", "escalated"]
+    assert notices_of(engine)[1].text.startswith("[critical, escalated]")
+
+
+def test_what_gets_worse_and_was_not_taken_up_only_gets_more_severe(engine: Engine) -> None:
+    now = now_of(engine)
+    slow = replace(CONDUCT, severity=Severity.INFO, escalate_after_s=600, steps=3)
+    severities = []
+    # Raised, critical by its last step when it is overdue; then nothing takes it back.
+    for minute, step in ((0, 0), (11, 2), (12, 2), (30, 1)):
+        alerts.settle(engine, slow, [_trip(step)], now=now + minutes(minute))
+        severities.append(alerts_of(engine)[0].severity)
+    assert severities == ["info", "critical", "critical", "critical"]
+    assert occasions(engine) == ["raised", "escalated"]
+
+
+def test_a_step_does_not_take_back_what_time_made_more_severe(engine: Engine) -> None:
+    now = now_of(engine)
+    slow = replace(CONDUCT, escalate_after_s=600, steps=3)
+    for minute, step in ((0, 0), (11, 0), (12, 1)):
+        alerts.settle(engine, slow, [_trip(step)], now=now + minutes(minute))
+    assert [row.severity for row in alerts_of(engine)] == ["critical"]
+    assert occasions(engine) == ["raised", "escalated", "escalated"]
+
+
 def test_the_end_of_what_nobody_was_told_is_not_told(engine: Engine, tmp_path: Path) -> None:
     book, now = written(tmp_path, DEAD), now_of(engine)
     silence = Silence(rule="*", subject="*")
@@ -233,7 +275,7 @@ def test_alerts_of_a_rule_that_was_taken_away_end_quietly(engine: Engine, tmp_pa
     book, now = written(tmp_path, DEAD), now_of(engine)
     dead_at(engine, now)
     at(engine, book, now)
-    without = written(tmp_path, LOG)
+    without = written(tmp_path, DEAD.replace('"dead"', '"other"').replace("= 1", "= 9"))
     assert at(engine, without, now + minutes(1)).resolved == 1
     assert alerts_of(engine)[0].resolved_at is not None
     assert occasions(engine) == ["raised"]
@@ -247,6 +289,22 @@ def test_alerts_of_a_rule_that_cannot_be_read_stay_open(engine: Engine, tmp_path
         book = written(tmp_path, broken)
         assert book.refused
         at(engine, book, now + minutes(60))
+    assert alerts_of(engine)[0].resolved_at is None
+
+
+@pytest.mark.parametrize("head", ["[[rules]]", "[rule]", "[[rule]", '[["rule"]]', ""])
+def test_a_mistyped_head_or_an_emptied_file_ends_no_alert(
+    head: str, engine: Engine, tmp_path: Path
+) -> None:
+    now = now_of(engine)
+    dead_at(engine, now)
+    at(engine, written(tmp_path, DEAD), now)
+    entry = DEAD.removeprefix(LOG)
+    other = entry.replace('"dead"', '"other"').replace("= 1", "= 9")
+    for before in (LOG, LOG + other):
+        edited = before + entry.replace("[[rule]]", head) if head else ""
+        assert at(engine, written(tmp_path, edited), now + minutes(60)).resolved == 0
+    assert at(engine, written(tmp_path, LOG), now + minutes(60)).resolved == 0
     assert alerts_of(engine)[0].resolved_at is None
 
 
@@ -265,6 +323,14 @@ def test_a_summary_that_quotes_a_card_number_is_masked(engine: Engine, tmp_path:
     count_up(engine, add_lane(engine, "4111111111111111"), now, dead=1)
     at(engine, book, now)
     assert "4111111111111111" not in notices_of(engine)[0].text
+
+
+def test_a_notice_cannot_steer_a_terminal(engine: Engine) -> None:
+    odd = replace(_trip(0), subject="a\x1b[2J\u202e\x7f成功")
+    alerts.settle(engine, CONDUCT, [odd], now=now_of(engine))
+    text = notices_of(engine)[0].text
+    assert text.isprintable()
+    assert "a\\x1b[2J\\u202e\\x7f成功" in text
 
 
 def test_the_shipped_rules_find_nothing_wrong_with_an_empty_database(

@@ -323,7 +323,12 @@ def test_resolved_cases_and_finished_checks_go_with_age(engine: Engine) -> None:
 
 def test_alerts_go_when_they_are_over_and_their_deliveries_after_them(engine: Engine) -> None:
     old = NOW - 100 * DAY
-    for number, resolved_at in ((1, old), (2, None)):
+    for number, resolved_at, states in (
+        (1, old, ("sent", "given_up")),
+        (2, None, ("sent", "due")),
+        # Its notice is still to go.
+        (3, old, ("sent", "due")),
+    ):
         _add(
             engine,
             alert,
@@ -334,7 +339,7 @@ def test_alerts_go_when_they_are_over_and_their_deliveries_after_them(engine: En
             opened_at=old,
             resolved_at=resolved_at,
         )
-        for state in ("sent", "due"):
+        for state in states:
             _add(
                 engine,
                 alert_delivery,
@@ -347,7 +352,8 @@ def test_alerts_go_when_they_are_over_and_their_deliveries_after_them(engine: En
     for until in (old, NOW):
         _add(engine, silence, rule="*", until=until, who="li", created_at=old)
     done = whole_round(_retention(engine))
-    assert done == {"alerts": 1, "alert_deliveries": 1, "silences": 1}
+    assert done == {"alerts": 1, "alert_deliveries": 2, "silences": 1}
+    assert {row[0] for row in contents(engine, "alert")["alert"]} == {2, 3}
 
 
 def test_a_hold_waits_for_the_batch_that_runs_and_then_protects(

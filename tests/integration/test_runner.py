@@ -1,9 +1,11 @@
 """Running due ticks: one job's mistake is its own, leases are kept, what is lost comes back."""
 
+import io
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import timedelta
-from threading import Event
+from threading import Event, Thread
 
 import pytest
 from sqlalchemy import Engine, select, update
@@ -15,6 +17,7 @@ from schedules.deadline import Deadline
 from schedules.runner import Run, Runner
 from schedules.ticks import Ticks
 from tests.office import until
+from worker import telemetry
 from worker.tables_schedules import tick
 
 _LEASE_S = 60.0
@@ -33,6 +36,11 @@ def _order(engine: Engine, name: str, *, time_limit_s: int = 60) -> None:
 def _states(engine: Engine) -> list[tuple[str, str, int]]:
     found = tick_book.history(engine)
     return sorted((past.name, past.state, past.runs) for past in found)
+
+
+def _expire(engine: Engine) -> None:
+    with engine.begin() as tx:
+        tx.execute(update(tick).values(lease_until=rows.now(tx) - timedelta(seconds=1)))
 
 
 Make = Callable[..., Runner]
@@ -77,6 +85,16 @@ def test_a_job_that_fails_is_told_masked_and_stops_nothing(engine: Engine, make:
     assert failed.result == "ValueError: cannot, token=***"
 
 
+def test_a_job_that_ends_its_process_fails_once_like_any_other(engine: Engine, make: Make) -> None:
+    def run(name: str, arguments: dict[str, object], deadline: Deadline) -> str:
+        sys.exit("no config")
+
+    _order(engine, "a")
+    make(run).run_due()
+    assert _states(engine) == [("a", "failed", 1)]
+    assert tick_book.history(engine)[0].result == "SystemExit: no config"
+
+
 def test_a_job_learns_its_time_limit(engine: Engine, make: Make) -> None:
     left: list[float] = []
 
@@ -100,10 +118,10 @@ def test_a_process_that_ends_hands_its_tick_back_for_another_to_go_on(
     ending = make(run, "ending")
     _order(engine, "a")
     assert "handed back" in ending.run_due()[0]
-    assert _states(engine) == [("a", "due", 1)]
+    assert _states(engine) == [("a", "due", 0)]
     assert ending.run_due() == []
     make(_fine, "other").run_due()
-    assert _states(engine) == [("a", "done", 2)]
+    assert _states(engine) == [("a", "done", 1)]
 
 
 def test_a_job_that_is_through_when_its_process_ends_is_done(engine: Engine, make: Make) -> None:
@@ -162,6 +180,47 @@ def test_a_lease_is_kept_while_the_job_runs_and_let_go_when_it_does_not_stop(
     _order(engine, "a", time_limit_s=60)
     runner.run_due()
     assert tick_book.history(engine)[0].state == "done"
+
+
+def test_a_job_that_hangs_gives_its_slot_back_and_is_not_begun_beside_itself(
+    engine: Engine, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[str] = []
+    hangs, ends = Event(), Event()
+
+    def run(name: str, arguments: dict[str, object], deadline: Deadline) -> str:
+        begun.append(name)
+        if name == "hangs":
+            hangs.set()
+            assert ends.wait(60)
+        return ""
+
+    stream = io.StringIO()
+    telemetry.configure("info", "json", stream)
+    now_s = 0.0
+    monkeypatch.setattr("schedules.runner.clock.monotonic_s", lambda: now_s)
+    runner = make(run, most=1)
+    _order(engine, "hangs", time_limit_s=60)
+    thread = Thread(target=runner.run_due)
+    thread.start()
+    try:
+        assert hangs.wait(10)
+        _order(engine, "good")
+        assert runner.run_due() == []
+        now_s = 91.0
+        _expire(engine)
+        runner.once()
+        assert "job.hangs" in stream.getvalue()
+        assert len(runner.run_due()) == 1
+        assert _states(engine) == [("good", "done", 1), ("hangs", "due", 1)]
+    finally:
+        ends.set()
+        thread.join(10)
+        telemetry.configure("info", "json", io.StringIO())
+    # It came to its end after all: its line may run here again, and no slot is lost or won.
+    runner.run_due()
+    assert begun == ["hangs", "good", "hangs"]
+    assert _states(engine) == [("good", "done", 1), ("hangs", "done", 2)]
 
 
 def test_no_more_jobs_than_allowed_run_in_one_process(engine: Engine, make: Make) -> None:

@@ -12,7 +12,7 @@ from schedules import rows, tick_book
 from schedules.catch_up import CatchUp, Policy
 from schedules.cron import Cron
 from schedules.crontable import Line
-from schedules.ticks import LOST_MAX, Tick, Ticks
+from schedules.ticks import LOST_MAX, Lost, Tick, Ticks
 from worker.errors import WrongStateError
 from worker.tables import audit
 from worker.tables_schedules import schedule, tick
@@ -239,6 +239,19 @@ def test_a_tick_that_is_handed_back_is_taken_at_once(engine: Engine, ticks: Tick
     ticks.decide([_LINE])
     first = _claim(ticks)
     assert ticks.hand_back(first)
+    assert _claim(ticks, "two").runs == 1
+
+
+def test_ticks_that_were_handed_back_are_not_nearer_to_being_given_up(
+    engine: Engine, ticks: Ticks
+) -> None:
+    _decided(engine, timedelta(hours=1))
+    ticks.decide([_LINE])
+    for _ in range(LOST_MAX):
+        assert ticks.hand_back(_claim(ticks))
+    _claim(ticks)
+    _lose(engine)
+    assert ticks.release() == Lost(again=1, given_up=0)
     assert _claim(ticks, "two").runs == 2
 
 

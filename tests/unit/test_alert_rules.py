@@ -49,7 +49,9 @@ def test_a_bad_rule_is_refused_with_its_line_and_the_others_work(
     book = written(tmp_path, f"{LOG}{GOOD}{head}\n{lines}\n")
     assert [rule.name for rule in book.rules] == ["good"]
     assert any(said in problem for problem in book.refused), book.refused
-    assert book.names == frozenset({"good", "bad"})
+    # What is no TOML may hide the head of another rule.
+    hides = "not valid TOML" in said
+    assert book.names == (None if hides else frozenset({"good", "bad"}))
 
 
 def test_money_is_compared_as_whole_minor_units(tmp_path: Path) -> None:

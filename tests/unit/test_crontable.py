@@ -1,5 +1,7 @@
 """Reading the cron table: each line by itself, the bad ones refused with number and reason."""
 
+from pathlib import Path
+
 import pytest
 
 from schedules import crontable, jobs
@@ -109,3 +111,15 @@ def test_a_job_nobody_knows_is_refused_with_the_nearest() -> None:
     with pytest.raises(BadFieldError, match="is no function"):
         jobs.check("json:__name__")
     jobs.check("json:dumps")
+
+
+def test_a_job_whose_module_ends_its_process_is_the_mistake_of_its_own_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ends_at_import.py").write_text("raise SystemExit(0)\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    entry = '[[schedule]]\nname = "{}"\ncron = "* * * * *"\njob = "{}"\n'
+    text = entry.format("bad", "ends_at_import:run") + entry.format("good", "retention")
+    table = crontable.read(text, check_job=jobs.check)
+    assert [line.name for line in table.lines] == ["good"]
+    assert "cannot be imported (SystemExit: 0)" in str(table.problems)

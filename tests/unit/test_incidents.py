@@ -96,7 +96,7 @@ def test_nothing_new_is_opened_while_another_alert_says_it_all() -> None:
 
 
 def test_a_higher_threshold_makes_it_worse_and_a_lower_one_not_better() -> None:
-    half_way = alert(step=1)
+    half_way = alert(step=1, told_step=1)
     [worse] = decided([trip(step=2)], [half_way])
     assert isinstance(worse, Keep)
     assert worse.worse
@@ -116,6 +116,14 @@ def test_what_nobody_takes_up_is_escalated_once() -> None:
         replace(old, opened_at=NOON),
     ):
         assert Escalate(alert=seen) not in decided([trip()], [seen], waiting)
+
+
+def test_what_gets_worse_when_it_is_overdue_is_told_once() -> None:
+    waiting = replace(CONDUCT, escalate_after_s=600)
+    old = alert(minutes_ago=10, seen_at=NOON)
+    assert decided([trip(step=1)], [old], waiting) == [
+        Keep(alert=old, trip=trip(step=1), worse=True, overdue=True)
+    ]
 
 
 def test_what_was_silenced_is_told_when_the_silence_ends() -> None:
