@@ -15,11 +15,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
 
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, func, select
 
 from schedules import tick_book
 from tests.faults.fleet import ROOT, Fleet, until
-from tests.faults.site import Site
+from tests.faults.site import LEASE_S, Site
 from tests.services import die_with_parent
 from worker.settings import Settings, child_environment
 from worker.station import beat_program
@@ -103,8 +103,9 @@ def run(place: Site, *, seconds: float, pause_s: float, seed: int = 7) -> Drill:
             frozen = _thaw(frozen)
             fleet.tend()
             beats.tend()
-        elapsed_s = time.monotonic() - began_s
         _thaw(frozen, everybody=True)
+        _take_one_from_its_tick(place.engine, fleet, killed)
+        elapsed_s = time.monotonic() - began_s
         for beat in beats.members:
             beat.stop()
 
@@ -206,6 +207,24 @@ def _hurt(engine: Engine, fleet: Fleet, beats: _Beats, luck: random.Random) -> t
     else:
         chosen.send(signal.SIGSTOP)
     return what, chosen
+
+
+def _take_one_from_its_tick(engine: Engine, fleet: Fleet, killed: Counter[str]) -> None:
+    """Kill workers in the middle of a tick until one was begun again: luck may have missed all."""
+
+    def begun_again() -> bool:
+        with engine.connect() as connection:
+            if connection.scalar(select(func.count()).where(tick.c.runs > 1)):
+                return True
+        busy = [member for member in fleet.members if member.name in _runners(engine)]
+        if busy:
+            busy[0].kill()
+            killed["workers killed"] += 1
+            fleet.tend()
+        return False
+
+    # As long as a lease, so that a tick that was taken is seen to be begun again.
+    until(begun_again, within_s=90, every_s=LEASE_S + 2, why=fleet.last_words)
 
 
 def _thaw(
