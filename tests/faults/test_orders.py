@@ -10,6 +10,6 @@ from tests.faults import orders
 
 @pytest.mark.timeout(300)
 def test_orders_end_as_they_must_whatever_the_channels_do(engine: Engine, tmp_path: Path) -> None:
-    ran = orders.run(engine, tmp_path / "sim", count=400)
+    ran = orders.run(engine, tmp_path / "sim", count=200)
     print(ran.text())
     assert not ran.problems, ran.text()

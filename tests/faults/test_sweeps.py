@@ -17,7 +17,7 @@ from worker.store import LOST_MAX
 from worker.tables_alerts import rollup
 from worker.tables_schedules import tick
 
-_KILLS = 8
+_KILLS = 5
 _ALL = ("delivery", "attempt", "dead_letter", "notification", "inbox", "audit", "tick", "revival")
 
 
