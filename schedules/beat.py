@@ -9,8 +9,9 @@ restart would miss, nor stop because the database or the broker is away.
 
 import logging
 import os
-import socket
+import signal
 from collections.abc import Callable
+from threading import current_thread, main_thread
 from typing import Any
 
 from celery import beat
@@ -22,7 +23,7 @@ from schedules.bell import Bell
 from schedules.crontable import CronTable
 from schedules.tasks import QUEUE, TASK
 from schedules.ticks import Ticks
-from worker import clock, database, schema, settings, telemetry
+from worker import clock, database, lifeline, schema, settings, telemetry
 from worker.errors import PaynotifyError
 from worker.settings import Settings
 
@@ -89,6 +90,7 @@ class Scheduler(beat.Scheduler):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._beat: Beat | None = None
+        self._asked_to_end = False
         self._complain_at_s = 0.0
         super().__init__(*args, **kwargs)
 
@@ -96,10 +98,15 @@ class Scheduler(beat.Scheduler):  # type: ignore[misc]
         """Celery's entries stay empty: the lines are in our own table."""
 
     def tick(self, *_: object, **__: object) -> float:
-        """Look once; returns the seconds until the next look."""
+        """Look once; returns the seconds until the next look.
+
+        Raises:
+            SystemExit: a signal asked this process to end.
+        """
         began_s = clock.monotonic_s()
         try:
             if self._beat is None:
+                self._listen()
                 self._beat = self._open(settings.load(host=True))
             self._beat.look()
         except (PaynotifyError, SQLAlchemyError) as error:
@@ -107,12 +114,28 @@ class Scheduler(beat.Scheduler):  # type: ignore[misc]
             self._complain(str(known), level="warning")
         except Exception as error:  # noqa: BLE001 - beat outlives any single mistake
             self._complain(f"{type(error).__name__}: {error}", level="error")
+        if self._asked_to_end:
+            raise SystemExit
         return max(0.05, LOOK_S - (clock.monotonic_s() - began_s))
 
     @property
     def info(self) -> str:
         """What Celery's banner says of us."""
         return "    . cron table -> config/schedules.toml"
+
+    def _listen(self) -> None:
+        """Remember to be asked to end: the exit that Celery raises can be caught on its way up.
+
+        A host's module that is being imported may do so, and what imports it must.
+        """
+
+        def end(*_: object) -> None:
+            self._asked_to_end = True
+            raise SystemExit
+
+        if current_thread() is main_thread():
+            signal.signal(signal.SIGTERM, end)
+            signal.signal(signal.SIGINT, end)
 
     def _open(self, chosen: Settings) -> Beat:
         # Celery has set up a handler of its own: every line would come twice.
@@ -124,7 +147,7 @@ class Scheduler(beat.Scheduler):  # type: ignore[misc]
         except PaynotifyError:
             engine.dispose()
             raise
-        name = f"{socket.gethostname()}:{os.getpid()}"
+        name = lifeline.process_name(os.getpid())
         telemetry.log(telemetry.Event.BEAT_STARTED, name=name, file=str(chosen.cron_table))
         return Beat(
             engine=engine,

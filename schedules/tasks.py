@@ -5,7 +5,6 @@ looks for itself once a second, so that a broker that is away costs two seconds.
 """
 
 import os
-import socket
 from threading import Lock
 
 from celery import signals
@@ -14,7 +13,7 @@ from schedules.alert_watch import Watch
 from schedules.jobs import Jobs
 from schedules.runner import Runner
 from schedules.ticks import Ticks
-from worker import runtime, telemetry
+from worker import lifeline, runtime, telemetry
 from worker.app import app
 from worker.errors import PaynotifyError
 
@@ -40,7 +39,7 @@ def runner() -> Runner:
     with _lock:
         if not _built:
             desk = runtime.current().desk
-            name = f"{socket.gethostname()}:{os.getpid()}"
+            name = lifeline.process_name(os.getpid())
             made = Runner(
                 ticks=Ticks(desk.engine),
                 run=Jobs(desk, name).run,

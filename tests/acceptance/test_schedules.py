@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.acceptance.started import Started, until
 from tests.terminal import paynotify
 from worker import settings
@@ -55,6 +57,22 @@ def test_beat_alone_decides_and_ends_when_it_is_asked(tmp_path: Path) -> None:
 
         until(due)
         assert beat.stop() == 0
+        assert beat.nobody_is_left(within_s=1)
+
+
+def test_beat_ends_when_it_is_asked_in_the_middle_of_importing_a_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, reached = tmp_path / "schedules.toml", tmp_path / "reached"
+    file.write_text('[[schedule]]\nname = "a"\ncron = "* * * * *"\njob = "slow_to_import:run"\n')
+    (tmp_path / "slow_to_import.py").write_text(
+        f"import pathlib, time\npathlib.Path({str(reached)!r}).touch()\ntime.sleep(60)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    paynotify("status", folder=tmp_path)
+    with Started("beat", data_dir=tmp_path, schedules_file=file) as beat:
+        until(reached.exists)
+        assert beat.stop() == 0, beat.said()
         assert beat.nobody_is_left(within_s=1)
 
 
