@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, func, insert, select, update
+from sqlalchemy import Connection, Engine, Row, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from schedules.decisions import CaseReason
@@ -247,13 +247,6 @@ def resolve(tx: Connection, case_id: int, *, who: str, why: str) -> Case:
         )
     )
     return get(tx, case_id)
-
-
-def count_open(engine: Engine) -> int:
-    """Count open cases."""
-    query = select(func.count()).select_from(recon_case).where(recon_case.c.resolved_at.is_(None))
-    with engine.connect() as connection:
-        return int(connection.execute(query).scalar_one())
 
 
 def _settled(tx: Connection, found: Disagreement, facts: str) -> bool:

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from schedules import cases, money, order_desk
-from schedules.cases import Filters
+from schedules.cases import Evidence, Filters
+from schedules.channels import registry
 from schedules.order_layout import check_currency
 from schedules.orders import NUMBER_MAX, Orders
 from schedules.ports import Order, Refund
 from worker import lookup, settings
 from worker.cli_input import Json, desk, example, span
-from worker.cli_print import console, facts, say, say_json, table
-from worker.errors import BadFieldError, NotFoundError, WrongStateError
+from worker.cli_print import console, facts, note, say, say_json, table
+from worker.errors import BadFieldError, NotFoundError, SettingsError, WrongStateError
 
 if TYPE_CHECKING:
     from schedules.order_desk import OrderDesk
@@ -67,6 +68,9 @@ def add(
                 expires_at=None if lasts is None else now + lasts,
                 notify_url=notify_url,
             )
+        remarks = _remarks(at, made)
+    for remark in remarks:
+        note(remark)
     if as_json:
         say_json(_document(made))
     else:
@@ -129,10 +133,7 @@ def show(order_no: _No, as_json: Json = False) -> None:
         console().print(
             table(
                 ("AT", "ROUTE", "CHANNEL SAID", "DECISION", "DONE"),
-                (
-                    (one.at, one.route, json.loads(one.theirs)["state"], one.decision, one.done)
-                    for one in evidence
-                ),
+                ((one.at, one.route, _said(one), one.decision, one.done) for one in evidence),
             )
         )
 
@@ -162,8 +163,45 @@ def _own(opened: "OrderDesk") -> Orders:
 def _minor(amount: str, currency: str) -> int:
     minor = money.to_minor(amount, currency)
     if not minor:
-        raise BadFieldError("--amount", f"{amount[:40]!r} is no amount of {currency}; write 12.30")
+        places = money.digits(currency)
+        most = f"at most {places} decimal places" if places else "no decimal places"
+        like = money.to_major(1230, currency)
+        raise BadFieldError(
+            "--amount",
+            f"{amount[:40]!r} is no amount of {currency}: more than 0, digits with {most}, like "
+            f"{like}",
+        )
     return minor
+
+
+def _remarks(at: "Desk", order: Order) -> list[str]:
+    """Say what is odd about an order, though all of it may come right later."""
+    remarks = []
+    try:
+        channel = registry.find(registry.load(settings.folder() / "channels.toml"), order.channel)
+    except NotFoundError as error:
+        remarks.append(f"{error}: nobody can be asked about this order until channels.toml has it")
+    except SettingsError as error:
+        remarks.append(f"channels.toml is wrong, so nobody is asked about this order: {error}")
+    else:
+        if channel.currency != order.currency:
+            remarks.append(
+                f"channel {channel.name} pays in {channel.currency}, this order is in "
+                f"{order.currency}: a payment without a currency will be a case for a person"
+            )
+    if order.notify_url is None and not at.endpoints.of_merchant(order.merchant):
+        remarks.append(
+            f"merchant {order.merchant} has no endpoint yet, so nobody is told of this order; see "
+            "`paynotify endpoint add --help`"
+        )
+    return remarks
+
+
+def _said(evidence: Evidence) -> str:
+    """Say what a channel said, with its words where they decided nothing."""
+    theirs = json.loads(evidence.theirs)
+    state, detail = theirs["state"] or "unknown", theirs.get("detail")
+    return f"{state}: {detail}" if state == "unknown" and detail else str(state)
 
 
 def _document(order: Order) -> dict[str, object]:

@@ -38,6 +38,16 @@ class OrderDesk:
         return self.options.policy.policy(None if special is None else special.late_payment)
 
 
+def read_options(folder: Path) -> OrdersOptions:
+    """Read ``orders.toml``; without the file, the defaults.
+
+    Raises:
+        SettingsError: with all problems of the file at once.
+    """
+    file = folder / FILE
+    return orders_options.check(settings.read_toml(file) if file.exists() else {}, FILE)
+
+
 def open_orders(engine: Engine, folder: Path) -> OrderDesk:
     """Read ``orders.toml`` and open the table it names; without the file ours, with defaults.
 
@@ -48,9 +58,7 @@ def open_orders(engine: Engine, folder: Path) -> OrderDesk:
     Raises:
         SettingsError: the file, or the table it describes; with all problems at once.
     """
-    file = folder / FILE
-    values = settings.read_toml(file) if file.exists() else {}
-    options = orders_options.check(values, FILE)
+    options = read_options(folder)
     if options.table is None:
         own = Orders()
         return OrderDesk(orders=own, own=own, options=options)

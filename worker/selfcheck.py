@@ -55,7 +55,8 @@ def look() -> list[Finding]:
     findings = [Finding(name="settings", fact="every setting is in its range")]
     findings += _database(chosen)
     findings += [_found("broker", lambda: _broker(chosen)), _cron(chosen.cron_table)]
-    findings += [_found("channels", _channels), _found("alerts", lambda: _alerts(chosen))]
+    findings += [_found("channels", _channels), _found("orders", _orders)]
+    findings += [_found("alerts", lambda: _alerts(chosen))]
     return findings
 
 
@@ -86,6 +87,13 @@ def _cron(file: Path) -> Finding:
 def _channels() -> str:
     found = import_module("schedules.channels.registry").load(settings.folder() / "channels.toml")
     return f"{', '.join(found) or 'none'} configured in channels.toml"
+
+
+def _orders() -> str:
+    values = import_module("schedules.order_desk").read_options(settings.folder())
+    if values.table is None:
+        return "orders stand in our own table"
+    return f"orders.toml is sound; compare the table {values.table.name}: paynotify order check"
 
 
 def _alerts(chosen: Settings) -> str:

@@ -239,7 +239,7 @@ def load(path: Path | None = None, *, host: bool = False, **overrides: Any) -> S
     file = named or _HERE / "config" / "paynotify.toml"
     values: dict[str, Any] = {}
     if named or file.exists():
-        values = _read(file)
+        values = read_toml(file)
     unknown = [
         f"{name}: no such setting; did you mean {_nearest(name.removeprefix(PREFIX).lower())}?"
         for name in os.environ
@@ -266,12 +266,21 @@ def load(path: Path | None = None, *, host: bool = False, **overrides: Any) -> S
 
 
 def read_toml(file: Path) -> dict[str, Any]:
-    """Read another file of settings, for whoever knows what must stand in it.
+    """Read a file of settings, for whoever knows what must stand in it.
 
     Raises:
         SettingsError: it cannot be read, or is not TOML.
     """
-    return _read(file)
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except IsADirectoryError:
+        raise SettingsError(f"{file}: is a folder; set PAYNOTIFY_CONFIG to a file in it") from None
+    except OSError as error:
+        raise SettingsError(
+            f"{file}: cannot be read ({error.strerror}); set PAYNOTIFY_CONFIG"
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{file}: not valid TOML: {error}") from None
 
 
 def folder() -> Path:
@@ -304,7 +313,7 @@ def kept_secret(where: str, *, env: str | None = None, file: Path | None = None)
         SettingsError: it is not there, is empty or cannot be read.
     """
     if env is not None:
-        text = os.environ.get(env, "")
+        text = secret(env) or ""
         fix = f"set the environment variable {env} in every worker"
     else:
         fix = f"put it into {file}, readable by the workers"
@@ -356,17 +365,6 @@ def _text(value: object) -> str:
     if isinstance(value, tuple):
         return ",".join(map(_text, value))
     return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SettingsError(
-            f"{file}: cannot be read ({error.strerror}); set PAYNOTIFY_CONFIG"
-        ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{file}: not valid TOML: {error}") from None
 
 
 def _sentence(problem: Any) -> str:

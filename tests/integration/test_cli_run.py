@@ -92,7 +92,7 @@ def test_check_config_finds_nothing_wrong_with_the_embedded_default(terminal: Te
     assert checks["ok"] is True
     assert [check["name"] for check in checks["checks"]] == [
         *("settings", "database", "tables", "secrets", "urls", "broker", "cron"),
-        *("channels", "alerts"),
+        *("channels", "orders", "alerts"),
     ]
 
 
@@ -107,6 +107,23 @@ def test_check_config_lists_every_wrong_setting_and_the_cron_table(
     assert said.code == 1
     for part in ("slots", "lease_s", "did you mean batch_size", "line 3", "61 2 * * *"):
         assert part in said.err
+
+
+def test_check_config_reads_how_orders_are_treated(terminal: Terminal, tmp_path: Path) -> None:
+    file = tmp_path / "config" / "orders.toml"
+    file.write_text('[policy]\nlate_payment = "maybe"\n')
+    said = terminal("check-config")
+    assert said.code == 1
+    assert "BAD  orders: orders.toml: policy.late_payment" in said.err
+
+
+def test_a_folder_for_the_file_of_settings_is_one_sentence(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PAYNOTIFY_CONFIG", str(tmp_path / "config"))
+    said = terminal("status")
+    assert said.code == 1
+    assert "is a folder; set PAYNOTIFY_CONFIG to a file in it" in said.err
 
 
 def test_check_config_notices_a_wrong_master_key_and_a_url_that_is_forbidden_now(
