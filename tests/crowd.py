@@ -7,6 +7,8 @@ is tested on: a crowd is there to be in the way.
 from sqlalchemy import Engine, text
 
 LANES = 200
+# Of those orders that are not settled.
+CHANNELS = tuple(f"channel-{number}" for number in range(4))
 # Of what is finished, every second row is older than what is kept.
 _OLD, _YOUNG = "200 days", "10 days"
 
@@ -51,6 +53,38 @@ SELECT n.id, n.endpoint_id, 'exhausted', now() - interval '1 day'
   FROM paynotify_notification n WHERE n.id > :after
 """
 
+# Of the orders that are not settled half were never asked about, the others are due. Of some that
+# are paid nobody was told.
+_ORDERS = f"""
+INSERT INTO paynotify_payment_order (order_no, merchant, channel, amount_minor, currency, state,
+    created_at, updated_at)
+SELECT 'o-' || n, 'shop-' || n % {LANES} + 1, 'channel-' || n % 4, 1230, 'CNY', 'paid',
+    now() - interval '10 days', now() - interval '10 days'
+  FROM generate_series(1, CAST(:finished AS bigint)) n;
+INSERT INTO paynotify_check (subject_no, order_no, channel, placed_at, next_check_at, finished_at,
+    finished_because)
+SELECT 'o-' || n, 'o-' || n, 'channel-' || n % 4, now() - interval '10 days', now(),
+    now() - interval '10 days', 'settled'
+  FROM generate_series(1, CAST(:finished AS bigint)) n;
+INSERT INTO paynotify_payment_order (order_no, merchant, channel, amount_minor, currency,
+    created_at)
+SELECT 'p-' || n, 'shop-' || n % {LANES} + 1, 'channel-' || n % 4, 1230, 'CNY',
+    now() - interval '5 minutes'
+  FROM generate_series(1, CAST(:due AS bigint)) n;
+INSERT INTO paynotify_check (subject_no, order_no, channel, placed_at, next_check_at)
+SELECT 'p-' || n, 'p-' || n, 'channel-' || n % 4, now() - interval '5 minutes',
+    now() - interval '1 minute'
+  FROM generate_series(1, CAST(:due AS bigint) / 2) n;
+INSERT INTO paynotify_payment_order (order_no, merchant, channel, amount_minor, currency, state,
+    paid_at, created_at, updated_at)
+SELECT 'q-' || n, 'shop-' || n % {LANES} + 1, 'channel-' || n % 4, 1230, 'CNY', 'paid',
+    now() - interval '1 hour', now() - interval '1 hour', now() - interval '1 hour'
+  FROM generate_series(1, CAST(:due AS bigint) / 10) n;
+INSERT INTO paynotify_refund (refund_no, order_no, amount_minor, created_at)
+SELECT 'r-' || n, 'o-' || n, 100, now() - interval '5 minutes'
+  FROM generate_series(1, CAST(:due AS bigint) / 10) n;
+"""
+
 # What stands beside: {count} rows each, half of them old.
 _BESIDE = f"""
 INSERT INTO paynotify_inbox (merchant, event_type, event_key, payload)
@@ -74,7 +108,7 @@ SELECT 'late_payment', 'o-' || n, 'ali', now() - interval '400 days',
     CASE WHEN n > 50 THEN now() - interval '390 days' END
   FROM generate_series(1, CAST(:count AS bigint) / 10) n;
 INSERT INTO paynotify_check (subject_no, channel, placed_at, next_check_at, finished_at)
-SELECT 'o-' || n, 'ali', now() - interval '400 days', now(), now() - interval '399 days'
+SELECT 'old-' || n, 'ali', now() - interval '400 days', now(), now() - interval '399 days'
   FROM generate_series(1, CAST(:count AS bigint) / 10) n;
 """
 
@@ -82,7 +116,8 @@ SELECT 'o-' || n, 'ali', now() - interval '400 days', now(), now() - interval '3
 def fill(engine: Engine, *, finished: int, due: int) -> None:
     """Write ``finished`` rows that are over and, apart from them, ``due`` rows that are not.
 
-    Of the due ones half are pending, a quarter wait for a time that has come, a tenth lost their
+    There are as many orders, with what the channels were asked about them. Of the due
+    notifications half are pending, a quarter wait for a time that has come, a tenth lost their
     lease, and the others are dead letters of endpoints that have recovered.
     """
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as tx:
@@ -103,6 +138,10 @@ def fill(engine: Engine, *, finished: int, due: int) -> None:
         tx.execute(text("SET statement_timeout = 0"))
         for statement in _BESIDE.split(";")[:-1]:
             tx.execute(text(statement), {"count": finished // 10})
+        for statement in _ORDERS.split(";")[:-1]:
+            values = {"finished": finished, "due": due}
+            named = {name: count for name, count in values.items() if f":{name}" in statement}
+            tx.execute(text(statement), named)
         tx.execute(text("VACUUM ANALYZE"))
 
 

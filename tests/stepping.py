@@ -1,4 +1,7 @@
-"""Steps of every sweep, one by one, on a database that is full: what each did and what it took."""
+"""Steps of every sweep, one by one, on a database that is full: what each did and what it took.
+
+The channel that orders are asked about answers at once: what is measured is our own work.
+"""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -10,12 +13,19 @@ from sqlalchemy import Engine, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from schedules.channels.contract import Channel, Route
 from schedules.compensation import Compensation
+from schedules.order_notifications import OrderNotifications
+from schedules.orders import Orders
+from schedules.ports import ChannelState, Finding, Order, Refund, RefundFinding, RefundState
 from schedules.redrive import Redrive, pace
 from schedules.retention import Ages, Retention
+from schedules.status_reconciliation import StatusReconciliation
 from schedules.sweep import Step, Sweep
+from tests.crowd import CHANNELS
 from tests.seeding import store_on
 from worker import clock, inbox
+from worker.breaker import Policy
 from worker.client import Notifier
 from worker.inbox import Accepted
 from worker.models import Pool
@@ -45,21 +55,62 @@ class _Silent:
         return False
 
 
+class _Prompt:
+    """A route over which every order was paid in full."""
+
+    def query(self, order: Order) -> Finding:
+        return Finding(
+            state=ChannelState.PAID,
+            amount_minor=order.amount_minor,
+            currency=order.currency,
+            channel_txn_no=f"txn-{order.order_no}",
+        )
+
+    def close(self, order: Order) -> Finding:
+        return self.query(order)
+
+    def query_refund(self, order: Order, refund: Refund) -> RefundFinding:
+        return RefundFinding(
+            state=RefundState.SUCCESS, amount_minor=refund.amount_minor, currency=order.currency
+        )
+
+
+def _channel(name: str) -> Channel:
+    return Channel(
+        name=name,
+        currency="CNY",
+        routes=(Route(name="only", port=_Prompt()),),
+        rate_per_s=10_000,
+        timeout_s=1,
+        breaker=Policy(),
+    )
+
+
 def compensation_of(engine: Engine, *, rows: int = 2000) -> Compensation:
     """The compensation with a bell that nobody hears."""
 
     def take_in(limit: int) -> Accepted:
         return inbox.accept(engine, Notifier(None), limit=limit)
 
-    return Compensation(store=store_on(engine), take_in=take_in, bell=_Silent(), rows=rows)
+    return Compensation(
+        store=store_on(engine),
+        take_in=take_in,
+        bell=_Silent(),
+        rows=rows,
+        orders=OrderNotifications(engine, Orders(), Notifier(None)),
+    )
 
 
 def sweeps(engine: Engine) -> list[tuple[Sweep, list[str]]]:
     """Every sweep with the cursors its parts begin at."""
     store, chosen = store_on(engine), alone()
     retention = Retention(engine, Ages.of(chosen), now=store.now)
+    reconciliation = StatusReconciliation(
+        engine, Orders(), {name: _channel(name) for name in CHANNELS}, Notifier(None)
+    )
     return [
         (compensation_of(engine), [*Compensation.STAGES]),
+        (reconciliation, ["orders:", "refunds:", "ask:"]),
         (Redrive(engine, store, pace(chosen)), [""]),
         (retention, [f"{name}:" for name in retention.parts]),
     ]

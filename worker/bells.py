@@ -1,4 +1,4 @@
-"""How a ring reaches each kind of broker: Redis in two short commands, AMQP through kombu.
+"""How a ring reaches each kind of broker: Redis in one round trip, AMQP through kombu.
 
 May raise and may block for its timeouts: only ``doorbell.py`` calls this, on its own thread. A
 message must never carry anything but which pool to look at.
@@ -21,8 +21,9 @@ from worker.models import Pool
 
 TASK = "paynotify.deliver"
 KEY_PREFIX = "paynotify:"  # kombu's global_keyprefix, so that our keys are told from the host's
-# How long a ring that nobody answers silences the next ones: a lost message costs a second.
-_PENDING_MS = 1000
+# Whoever pops the message that is waiting looks after this ring's commit, so one is enough. Once
+# it is popped the next ring is a message again: it may come after that worker's look.
+_RING = "if redis.call('LLEN', KEYS[1]) == 0 then redis.call('LPUSH', KEYS[1], ARGV[1]) end"
 
 
 class Bell(Protocol):
@@ -30,9 +31,6 @@ class Bell(Protocol):
 
     def ring(self, pool: Pool) -> None:
         """Put one message into the pool's queue unless one is waiting there."""
-
-    def answered(self, pool: Pool) -> None:
-        """Let the next ring through again."""
 
     def close(self) -> None:
         """Give the connection up."""
@@ -94,7 +92,7 @@ class RedisBell:
         self._client = client
 
     def ring(self, pool: Pool) -> None:
-        """Push unless a ring is pending; a connection that died in the meantime is replaced."""
+        """Push unless a message is waiting; a connection that died in the meantime is replaced."""
         try:
             self._push(pool)
         except redis.ConnectionError:
@@ -102,15 +100,7 @@ class RedisBell:
             self._push(pool)
 
     def _push(self, pool: Pool) -> None:
-        if self._client.set(_pending(pool), b"1", nx=True, px=_PENDING_MS):
-            self._client.lpush(KEY_PREFIX + pool.value, envelope(pool))
-
-    def answered(self, pool: Pool) -> None:
-        """Forget the pending ring."""
-        try:
-            self._client.delete(_pending(pool))
-        except redis.ConnectionError:
-            self._client.delete(_pending(pool))
+        self._client.eval(_RING, 1, KEY_PREFIX + pool.value, envelope(pool))
 
     def close(self) -> None:
         """Close the connections."""
@@ -155,9 +145,6 @@ class AmqpBell:
             retry=False,
             timeout=self._timeout_s,
         )
-
-    def answered(self, pool: Pool) -> None:
-        """Nothing is pending on RabbitMQ."""
 
     def close(self) -> None:
         """Close the connection."""
@@ -217,10 +204,6 @@ def _headers(task_id: str, pool: Pool) -> dict[str, object]:
         "stamped_headers": None,
         "stamps": {},
     }
-
-
-def _pending(pool: Pool) -> str:
-    return f"{KEY_PREFIX}bell:{pool.value}"
 
 
 def _options(timeout_s: float) -> dict[str, Any]:

@@ -128,7 +128,6 @@ class Courier:
             UnavailableError: the database is away; nothing is lost.
         """
         if pool is Pool.SLOW:
-            # Not answered when all slow slots are taken: the bell stays rung for the others.
             if not self._slow_slots.acquire(blocking=False):
                 return "slow slots are busy"
             try:
@@ -138,7 +137,6 @@ class Courier:
         return self._deliver(pool, linger=linger)
 
     def _deliver(self, pool: Pool, *, linger: bool) -> str:
-        self._doorbell.answered(pool)
         batches: list[Batch] = []
         until_s = clock.monotonic_s() + (_TASK_S if linger else 0.0)
         more = True

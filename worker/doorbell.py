@@ -23,11 +23,10 @@ _QUIET_S = 1.0
 class _Job:
     """One thing to tell the broker; several callers may wait for the same one."""
 
-    __slots__ = ("done", "ok", "pool", "ring")
+    __slots__ = ("done", "ok", "pool")
 
-    def __init__(self, pool: Pool, *, ring: bool) -> None:
+    def __init__(self, pool: Pool) -> None:
         self.pool = pool
-        self.ring = ring
         self.ok = False
         self.done = Event()
 
@@ -49,7 +48,7 @@ class Doorbell:
 
     _lock: Lock
     _jobs: "SimpleQueue[_Job | None]"
-    _waiting: dict[tuple[Pool, bool], _Job]
+    _waiting: dict[Pool, _Job]
     _thread: Thread | None
     _health: "_Health"
 
@@ -62,23 +61,16 @@ class Doorbell:
             os.register_at_fork(after_in_child=lambda: _start_over(mine))
 
     def ring(self, pool: Pool = Pool.FAST) -> bool:
-        """Ring unless a ring is pending.
+        """Ring unless a ring is waiting to be heard.
 
         Returns:
             True when the broker has it; False when there is none, it failed, or it did not
             answer in time (it may have it all the same).
         """
-        return self._tell(pool, ring=True)
-
-    def answered(self, pool: Pool) -> None:
-        """Say, before claiming, that a ring was heard: later commits ring anew."""
-        self._tell(pool, ring=False)
-
-    def _tell(self, pool: Pool, *, ring: bool) -> bool:
         if self._bell is None:
             return False
         try:
-            job = self._submit(self._bell, pool, ring=ring)
+            job = self._submit(self._bell, pool)
             if job is None:
                 return False
             if not job.done.wait(self._timeout_s):
@@ -88,15 +80,15 @@ class Doorbell:
             return False
         return job.ok
 
-    def _submit(self, wire: Bell, pool: Pool, *, ring: bool) -> _Job | None:
+    def _submit(self, wire: Bell, pool: Pool) -> _Job | None:
         with self._lock:
             if not self._health.may_try():
                 return None
-            waiting = self._waiting.get((pool, ring))
+            waiting = self._waiting.get(pool)
             if waiting is not None:
                 # Not begun yet, so it will be rung after this caller's commit too.
                 return waiting
-            job = self._waiting[pool, ring] = _Job(pool, ring=ring)
+            job = self._waiting[pool] = _Job(pool)
             if self._thread is None:
                 self._thread = Thread(
                     target=_talk,
@@ -146,18 +138,15 @@ class _Health:
 def _talk(
     wire: Bell,
     jobs: "SimpleQueue[_Job | None]",
-    waiting: dict[tuple[Pool, bool], _Job],
+    waiting: dict[Pool, _Job],
     lock: Lock,
     health: _Health,
 ) -> None:
     while (job := jobs.get()) is not None:
         with lock:
-            waiting.pop((job.pool, job.ring), None)
+            waiting.pop(job.pool, None)
         try:
-            if job.ring:
-                wire.ring(job.pool)
-            else:
-                wire.answered(job.pool)
+            wire.ring(job.pool)
             job.ok = True
             health.answered()
         except Exception:  # noqa: BLE001 - whatever a broker client raises, the host goes on

@@ -47,34 +47,27 @@ def test_a_ring_puts_one_message_into_its_queue(broker: RedisServer) -> None:
     assert (_length(broker), _length(broker, Pool.SLOW)) == (1, 1)
 
 
-def test_rings_are_one_message_until_somebody_answers(broker: RedisServer) -> None:
+def test_rings_are_one_message_until_somebody_takes_it(broker: RedisServer) -> None:
     doorbells = [Doorbell(broker.url(), timeout_s=1) for _ in range(3)]
     for doorbell in doorbells:
         assert doorbell.ring()
     assert _length(broker) == 1
-    doorbells[0].answered(Pool.FAST)
-    assert doorbells[1].ring()
-    assert _length(broker) == 2
-
-
-def test_answering_one_pool_leaves_the_other_pending(broker: RedisServer) -> None:
-    doorbell = Doorbell(broker.url(), timeout_s=1)
-    doorbell.ring(Pool.SLOW)
-    doorbell.answered(Pool.FAST)
-    doorbell.ring(Pool.SLOW)
-    assert _length(broker, Pool.SLOW) == 1
-
-
-def test_a_ring_nobody_answers_is_pending_for_a_second_only(broker: RedisServer) -> None:
-    Doorbell(broker.url(), timeout_s=1).ring()
     with closing(broker.connect()) as client:
-        assert 0 < int(client.pttl(f"{KEY_PREFIX}bell:deliver")) <= 1000
+        assert client.rpop(KEY_PREFIX + Pool.FAST.value)
+    assert doorbells[1].ring()
+    assert _length(broker) == 1
+
+
+def test_a_ring_of_one_pool_says_nothing_of_the_other(broker: RedisServer) -> None:
+    doorbell = Doorbell(broker.url(), timeout_s=1)
+    for pool in (Pool.SLOW, Pool.FAST, Pool.SLOW):
+        assert doorbell.ring(pool)
+    assert (_length(broker), _length(broker, Pool.SLOW)) == (1, 1)
 
 
 def test_no_broker_is_silence() -> None:
     doorbell = Doorbell(None)
     assert doorbell.ring() is False
-    doorbell.answered(Pool.FAST)
 
 
 def test_a_refused_connection_costs_next_to_nothing() -> None:
@@ -167,9 +160,10 @@ def test_a_forked_child_rings_with_a_connection_of_its_own(broker: RedisServer) 
         os._exit(0 if doorbell.ring(Pool.SLOW) else 1)
     assert os.waitpid(child, 0)[1] == 0
     assert _length(broker, Pool.SLOW) == 1
-    doorbell.answered(Pool.FAST)
+    with closing(broker.connect()) as client:
+        assert client.rpop(KEY_PREFIX + Pool.FAST.value)
     assert doorbell.ring()
-    assert _length(broker) == 2
+    assert _length(broker) == 1
 
 
 def test_its_thread_ends_with_it(broker: RedisServer) -> None:

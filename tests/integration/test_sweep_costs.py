@@ -1,7 +1,7 @@
 """A batch of a sweep costs the same in a small crowd and in one ten times as large.
 
 What is counted is pages touched by the plans that really ran; the full size, with times, is
-``python3 -m tests.bench --only sweeps``.
+``python3 -m tests.bench.sweeps``.
 """
 
 from collections import Counter
