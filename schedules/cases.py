@@ -5,7 +5,7 @@ and a reason.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -140,16 +140,21 @@ def record(tx: Connection, found: Disagreement, *, now: datetime, resolution: st
 
 
 def heal(
-    tx: Connection, kind: str, subject_no: str, reasons: Iterable[CaseReason], *, now: datetime
+    tx: Connection,
+    kind: str,
+    subject_nos: Collection[str],
+    reasons: Iterable[CaseReason],
+    *,
+    now: datetime,
 ) -> int:
-    """Resolve open cases whose cause is gone; returns how many."""
+    """Resolve open cases of these subjects whose cause is gone; returns how many."""
     wanted = sorted(reason.value for reason in reasons)
-    if not wanted:
+    if not wanted or not subject_nos:
         return 0
     done = tx.execute(
         update(recon_case)
         .where(
-            recon_case.c.subject_no == subject_no,
+            recon_case.c.subject_no.in_(sorted(subject_nos)),
             recon_case.c.kind == kind,
             recon_case.c.reason.in_(wanted),
             recon_case.c.resolved_at.is_(None),

@@ -214,7 +214,7 @@ class Corrector:
         seen = shown.seen
         # What any answer heals is only there after answers that said nothing.
         if decision.then is Then.OVER or judged.moved or seen.unknowns:
-            cases.heal(tx, seen.kind, seen.subject_no, decision.heals, now=now)
+            cases.heal(tx, seen.kind, (seen.subject_no,), decision.heals, now=now)
 
     def _schedule(self, tx: Connection, seen: Check, decision: Decision, now: datetime) -> None:
         if decision.then is not Then.OVER:

@@ -81,7 +81,7 @@ class OrderNotifications:
         policy_of: Callable[[str], Policy] = lambda _: Policy(),
         look_back_s: float = 86_400.0,
         grace_s: float = 300.0,
-        page: int = 200,
+        page: int = 100,
         read_now: Callable[[Connection], datetime] = rows.now,
     ) -> None:
         self._engine, self._orders, self._notifier = engine, orders, notifier
@@ -162,6 +162,7 @@ class OrderNotifications:
                 whose.append(one)
             except BadFieldError:
                 _add(counts, "refused")
+        told: list[_Wanted] = []
         for one, outcome in zip(whose, self._notifier.take(tx, drafts), strict=True):
             if isinstance(outcome, EventKeyConflictError):
                 _add(counts, "told_before")
@@ -171,8 +172,15 @@ class OrderNotifications:
                 _add(counts, "unwanted")
             else:
                 _add(counts, "told")
-                cases.heal(tx, one.kind, one.subject_no, (CaseReason.NOT_NOTIFIED,), now=now)
+                told.append(one)
+        _heal(tx, told, now)
         return counts
+
+
+def _heal(tx: Connection, told: Sequence[_Wanted], now: datetime) -> None:
+    for kind in Kind:
+        subjects = [one.subject_no for one in told if one.kind is kind]
+        cases.heal(tx, kind, subjects, (CaseReason.NOT_NOTIFIED,), now=now)
 
 
 def sweep(desk: Desk) -> OrderNotifications:

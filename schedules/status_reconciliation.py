@@ -91,7 +91,7 @@ class StatusReconciliation:
         notifier: Notifier,
         *,
         policy_of: Callable[[str], Policy] = lambda _: Policy(),
-        page: int = 200,
+        page: int = 100,
         share: int = 25,
         most: int = 50,
         read_now: Callable[[Connection], datetime] = rows.now,

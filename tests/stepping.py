@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
-from sqlalchemy import Engine, event
+from sqlalchemy import Connection, Engine, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -40,12 +40,14 @@ class Taken:
         label: sweep and its part: ``retention ticks``.
         waited_ms: of that, how long it was ready to run and had no processor, as far as Linux
             tells: a busy machine is not the sweep's fault.
+        longest_ms: its longest transaction; so long at most somebody else waited for its locks.
     """
 
     label: str
     step: Step
     elapsed_ms: float
     waited_ms: float
+    longest_ms: float
 
 
 class _Silent:
@@ -125,6 +127,7 @@ def steps(engine: Engine, *, each: int) -> Iterator[Taken]:
         assert isinstance(raw, psycopg.Connection)
         server.append(raw.info.backend_pid)
 
+    longest = _Longest(engine)
     # Those opened before would not be known.
     engine.dispose()
     for sweep, parts in sweeps(engine):
@@ -140,10 +143,34 @@ def steps(engine: Engine, *, each: int) -> Iterator[Taken]:
                     step=step,
                     elapsed_ms=elapsed_ms,
                     waited_ms=min(elapsed_ms, max(0.0, _waited_ms(server) - waited_ms)),
+                    longest_ms=longest.take(),
                 )
                 cursor = step.cursor
                 if not cursor or (part and cursor.partition(":")[0] != part):
                     break
+
+
+class _Longest:
+    """The longest transaction of an engine since it was last asked."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._began_s: dict[Connection, float] = {}
+        self._longest_s = 0.0
+        event.listen(engine, "begin", self._begin)
+        for end in ("commit", "rollback"):
+            event.listen(engine, end, self._end)
+
+    def take(self) -> float:
+        """Return it in ms, and begin anew."""
+        longest_s, self._longest_s = self._longest_s, 0.0
+        return longest_s * 1000
+
+    def _begin(self, connection: Connection) -> None:
+        self._began_s[connection] = clock.monotonic_s()
+
+    def _end(self, connection: Connection) -> None:
+        lasted_s = clock.monotonic_s() - self._began_s.pop(connection)
+        self._longest_s = max(self._longest_s, lasted_s)
 
 
 def _waited_ms(server: list[int]) -> float:

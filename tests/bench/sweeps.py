@@ -1,8 +1,9 @@
 """``python3 -m tests.bench.sweeps``: what a batch of each sweep costs among five million rows.
 
-The same sweeps run on a small database and on one a hundred times as large. A batch must take no
-longer than 200 ms, must read no big table whole, and must touch no more pages in the large one.
-Times are without waiting for a processor: what else runs on the machine is not counted.
+The same sweeps run on a small database and on one a hundred times as large. No transaction of a
+batch may take longer than 200 ms, none may read a big table whole, and a batch must touch no more
+pages in the large one. Times of whole batches are without waiting for a processor: what else runs
+on the machine is not counted.
 """
 
 import argparse
@@ -39,6 +40,7 @@ class Cost:
     """
 
     times_ms: list[float] = field(default_factory=list)
+    longest_ms: list[float] = field(default_factory=list)
     rows: int = 0
     pages: int = 0
     explained: int = 0
@@ -89,7 +91,10 @@ def _measure(server: PostgresServer, finished: int, due: int, each: int) -> dict
             if big := {table for table in whole if crowd.rows(engine, table) > _ROWS_SMALL}:
                 raise BenchError(f"{taken.label} reads {', '.join(sorted(big))} whole")
     for taken in stepping.steps(engine, each=each):
-        costs[taken.label].times_ms.append(taken.elapsed_ms - taken.waited_ms)
+        worked_ms = taken.elapsed_ms - taken.waited_ms
+        costs[taken.label].times_ms.append(worked_ms)
+        # Of what goes past SQLAlchemy's transactions only the whole is known.
+        costs[taken.label].longest_ms.append(min(taken.longest_ms or worked_ms, worked_ms))
         costs[taken.label].rows += sum(taken.step.counts.values())
     engine.dispose()
     return costs
@@ -97,9 +102,12 @@ def _measure(server: PostgresServer, finished: int, due: int, each: int) -> dict
 
 def _show(small: dict[str, Cost], large: dict[str, Cost]) -> list[str]:
     table = Table(title="Batches of the sweeps: small database against large")
-    for column in ("sweep", "batches", "rows", "p50 ms", "max ms", "pages a row", "max ms", ""):
+    for column in (
+        *("sweep", "batches", "rows", "p50 ms", "max ms", "transaction"),
+        *("pages a row", "max ms", "among few"),
+    ):
         side: Literal["left", "right"] = "left" if column == "sweep" else "right"
-        table.add_column(column or "among few", justify=side, no_wrap=True)
+        table.add_column(column, justify=side, no_wrap=True)
     wrong = []
     for label, cost in large.items():
         before = small[label]
@@ -110,15 +118,17 @@ def _show(small: dict[str, Cost], large: dict[str, Cost]) -> list[str]:
             f"{cost.rows:,}",
             f"{times[len(times) // 2]:.1f}",
             f"{times[-1]:.1f}",
+            f"{max(cost.longest_ms):.1f}",
             f"{cost.pages_per_row:.1f}",
             f"{max(before.times_ms):.1f}",
             f"{before.pages_per_row:.1f}",
         )
-        if times[-1] > LIMIT_MS:
-            wrong.append(f"{label}: a batch took {times[-1]:.0f} ms, more than {LIMIT_MS:.0f}")
+        longest = max(cost.longest_ms)
+        if longest > LIMIT_MS:
+            wrong.append(f"{label}: a transaction took {longest:.0f} ms, more than {LIMIT_MS:.0f}")
         if cost.pages_per_row > before.pages_per_row * _PAGES_MORE + 1:
             wrong.append(f"{label}: {cost.pages_per_row:.1f} pages a row, not as among few")
-    Console(width=110).print(table)
+    Console(width=120).print(table)
     return wrong
 
 

@@ -65,7 +65,7 @@ def test_what_a_person_resolved_stays_so_until_the_facts_change(engine: Engine) 
     assert cases.find(engine) == []
     assert see(engine, disagreement(theirs={"state": "refunded"}))
     with engine.begin() as tx:
-        assert cases.heal(tx, "order", "A7", CaseReason, now=NOON) == 1
+        assert cases.heal(tx, "order", ("A7",), CaseReason, now=NOON) == 1
     assert see(engine, disagreement(theirs={"state": "refunded"})), "healed is not resolved"
 
 
