@@ -1,7 +1,6 @@
 """Routes to a channel: breaker, failover and pace, against simulated channels over real HTTP."""
 
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -26,12 +25,6 @@ ORDER = Order(
     state=OrderState.PENDING,
     placed_at=NOON,
 )
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChannelSim]:
-    with ChannelSim(tmp_path_factory.mktemp("channels")) as sim:
-        yield sim
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Paid orders nobody was told of: the merchant is told, once, whoever else tells it."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,29 +11,9 @@ from tests.reconciling import Shop
 from worker.client import Notifier
 
 
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChannelSim]:
-    with ChannelSim(tmp_path_factory.mktemp("channels")) as sim:
-        yield sim
-
-
-@pytest.fixture
-def sim(running: ChannelSim) -> ChannelSim:
-    running.forget()
-    running.behave()
-    return running
-
-
 @pytest.fixture
 def file(sim: ChannelSim) -> Path:
     return sim.config(channels=["generic_json"], rate_per_s=1000, timeout_s=0.5)
-
-
-@pytest.fixture
-def shop(engine: Engine, sim: ChannelSim, file: Path) -> Shop:
-    made = Shop(engine, sim, file)
-    made.merchant()
-    return made
 
 
 def test_a_correction_whose_merchant_cannot_be_told_stands_and_is_told_later(

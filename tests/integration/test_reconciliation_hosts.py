@@ -1,10 +1,8 @@
 """What hosts write into their tables of orders, and how little of it reconciliation trusts."""
 
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
-import pytest
 from sqlalchemy import Engine, text
 
 from schedules import rows
@@ -14,31 +12,6 @@ from tests.channel_sim import ChannelSim
 from tests.order_tables import open_place
 from tests.reconciling import Shop
 from worker import tables_orders
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChannelSim]:
-    with ChannelSim(tmp_path_factory.mktemp("channels")) as sim:
-        yield sim
-
-
-@pytest.fixture
-def sim(running: ChannelSim) -> ChannelSim:
-    running.forget()
-    running.behave()
-    return running
-
-
-@pytest.fixture
-def file(sim: ChannelSim) -> Path:
-    return sim.config(rate_per_s=1000, timeout_s=0.5)
-
-
-@pytest.fixture
-def shop(engine: Engine, sim: ChannelSim, file: Path) -> Shop:
-    made = Shop(engine, sim, file)
-    made.merchant()
-    return made
 
 
 def test_a_row_with_a_time_that_is_none_stops_nobody_else(

@@ -4,7 +4,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -84,19 +84,6 @@ class FusedNotifier(Notifier):
         done = super().enqueue_many(tx, given, chunk=chunk)
         self._fuse.seam()
         return done
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChannelSim]:
-    with ChannelSim(tmp_path_factory.mktemp("channels")) as sim:
-        yield sim
-
-
-@pytest.fixture
-def sim(running: ChannelSim) -> ChannelSim:
-    running.forget()
-    running.behave()
-    return running
 
 
 def _fill(shop: Shop, count: int) -> None:

@@ -1,6 +1,5 @@
 """Every row of the decision table, against a real simulated channel, on both databases."""
 
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -19,31 +18,6 @@ from tests.reconciling import Shop
 from worker.tables_orders import payment_order
 
 FILE = "channels.toml"
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChannelSim]:
-    with ChannelSim(tmp_path_factory.mktemp("channels")) as sim:
-        yield sim
-
-
-@pytest.fixture
-def sim(running: ChannelSim) -> ChannelSim:
-    running.forget()
-    running.behave()
-    return running
-
-
-@pytest.fixture
-def file(sim: ChannelSim) -> Path:
-    return sim.config(rate_per_s=1000, timeout_s=0.5)
-
-
-@pytest.fixture
-def shop(engine: Engine, sim: ChannelSim, file: Path) -> Shop:
-    made = Shop(engine, sim, file)
-    made.merchant()
-    return made
 
 
 def test_a_paid_order_nobody_told_us_of_becomes_paid_and_the_merchant_is_told_once(
