@@ -165,6 +165,9 @@ def _install(venv: Path, lock: Path, environment: dict[str, str], total: int) ->
     command = [
         *(str(venv / "bin" / "python"), "-m", "pip", "install", "--no-input"),
         *("--disable-pip-version-check", "--progress-bar=off", "--no-compile"),
+        # The lock is complete. A pip that resolves anew asks for the newest of a package that
+        # another one wants with an extra (coverage[toml]), and stops at the day it is released.
+        "--no-deps",
         # A package without a wheel would run its setup, with tools that no hash covers.
         *("--require-hashes", "--only-binary=:all:", "-r", str(lock)),
     ]
