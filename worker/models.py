@@ -31,6 +31,16 @@ class BodyRule(StrEnum):
     JSON = "json"
 
 
+class Encoding(StrEnum):
+    """How the fields of a notification travel; ``RAW`` is the payload's bytes as they are."""
+
+    RAW = "raw"
+    JSON = "json"
+    FORM = "form"
+    QUERY = "query"
+    XML = "xml"
+
+
 class Failure(StrEnum):
     """Why no whole reply came back. ``NONE``: a reply with a full head was read."""
 

@@ -3,10 +3,11 @@
 Must never show a secret, a signature or a payload in a ``repr``.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from worker.models import Secret
+from worker.models import Encoding, Secret
 
 
 @dataclass(slots=True, kw_only=True)  # not frozen: made for every callback
@@ -22,6 +23,10 @@ class Message:
         body: the bytes frozen at enqueue.
         signed_at: time of this attempt, whole seconds since 1970.
         secrets: live secrets, newest first; two while one is being replaced.
+        encoding: how ``fields`` travel; ``RAW`` sends ``body`` as it is.
+        fields: what the merchant is told, names and unencoded values in order; empty for
+            ``RAW``. A scheme signs these and adds its own.
+        options: what the endpoint chose about the scheme (header name, prefix, key id …).
     """
 
     message_id: str
@@ -36,6 +41,9 @@ class Message:
     body: bytes = field(repr=False)
     signed_at: int
     secrets: tuple[Secret, ...] = field(repr=False)
+    encoding: Encoding = Encoding.RAW
+    fields: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    options: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True, kw_only=True)  # not frozen: made for every callback
