@@ -106,7 +106,7 @@ def explain(letter_id: _Id, as_json: Json = False) -> None:
         'paynotify dead redrive --endpoint acme --since 3d --rate 20 --who li --why "back online"',
     )
 )
-def redrive(
+def redrive(  # noqa: PLR0913, PLR0917 - one option per field
     ids: _Ids = None,
     endpoint: _Endpoint = None,
     reason: _Reason = None,
@@ -117,13 +117,20 @@ def redrive(
         float,
         typer.Option(help=f"Most that are sent in a second, up to {deadletters.RATE_MAX_PER_S:g}."),
     ] = 50.0,
+    out_of_order: Annotated[
+        bool,
+        typer.Option("--out-of-order", help="Also those a newer one of their key has overtaken."),
+    ] = False,
     who: _Who = "",
     why: _Why = "",
     dry_run: _DryRun = False,
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
-    """Send dead letters again, each with a fresh budget of tries; again is harmless."""
+    """Send dead letters again, each with a fresh budget of tries; again is harmless.
+
+    One that a newer notification of its ordering key has overtaken is left alone, and counted.
+    """
     deadletters.check_rate(rate)
     with desk() as at:
         filters = _chosen(at, ids, endpoint, reason, since, until, every)
@@ -136,6 +143,7 @@ def redrive(
                 who=who,
                 why=why,
                 rate_per_s=rate,
+                out_of_order=out_of_order,
                 on_progress=on_progress,
                 wait=wait,
             )
@@ -194,13 +202,13 @@ def _resolve(
     need(person[1], "--why", '"they are back"')
     if total:
         confirm(f"{_letters(total)} will be {done_word}. Go on?", yes=yes)
-    reached = 0
+    reached = left = 0
     try:
         with progress_bar(total) as draw, Gate() as gate:
 
             def advance(progress: Progress) -> None:
-                nonlocal reached
-                reached = progress.done
+                nonlocal reached, left
+                reached, left = progress.done, progress.overtaken
                 draw(progress.seen)
                 gate.check()
 
@@ -212,9 +220,14 @@ def _resolve(
         )
         raise typer.Exit(130) from None
     if as_json:
-        say_json({"done": done_word, "count": count})
+        say_json({"done": done_word, "count": count, "overtaken": left})
     else:
         say(f"{_letters(count)} {done_word}")
+        if left:
+            note(
+                f"{_letters(left)} left: a newer notification of the same ordering key was sent. "
+                "Discard them, or add --out-of-order to send them all the same."
+            )
 
 
 def _letters(count: int) -> str:

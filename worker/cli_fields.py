@@ -64,6 +64,11 @@ Revive = Annotated[
     ),
 ]
 
+OrderingWait = Annotated[
+    int | None,
+    typer.Option(help="Longest an event holds up later ones of its ordering key, seconds."),
+]
+
 
 def fields(params: Mapping[str, Any]) -> Fields:
     """Collect the fields that were given.
@@ -89,6 +94,7 @@ def fields(params: Mapping[str, Any]) -> Fields:
         "ca_pem": read_text(params["ca"], "--ca"),
         "client_pem": read_text(params["client_cert"], "--client-cert"),
         "revive": params["revive"],
+        "ordering_wait_s": params["ordering_wait"],
     }
     return cast("Fields", {name: value for name, value in given.items() if value is not None})
 
@@ -141,5 +147,6 @@ def describe(endpoint: Endpoint) -> dict[str, object]:
         "allowed": asdict(endpoint.allowed),
         "own_ca": endpoint.ca_pem is not None,
         "revive": endpoint.revive,
+        "ordering_wait_s": endpoint.ordering_wait_s,
         "config_no": endpoint.config_no,
     }

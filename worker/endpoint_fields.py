@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from worker import ack, guard, retry
 from worker.errors import BadFieldError
-from worker.fields import check_content_type, parse_schedule
+from worker.fields import check_content_type, check_wait, parse_schedule
 from worker.models import AckRule, Allowed, Schedule
 from worker.signers import registry
 
@@ -50,6 +50,7 @@ class Fields(TypedDict, total=False):
     ca_pem: str | None
     client_pem: str | None
     revive: bool
+    ordering_wait_s: int | None
 
 
 def check_name(name: str) -> str:
@@ -209,6 +210,7 @@ def checked(
         "ca_pem": check_ca,
         "client_pem": check_client,
         "revive": check_revive,
+        "ordering_wait_s": lambda value: None if value is None else check_wait(value),
     }
     unknown = sorted(given.keys() - checks.keys())
     if unknown:

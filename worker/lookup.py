@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Select, func, select, update
 
-from worker import columns, tables
+from worker import columns, ordering, tables
 from worker.errors import NotFoundError
 from worker.models import EndpointState, Outcome, State
 from worker.states import FINAL
@@ -16,7 +16,7 @@ from worker.views import Attempt, Notification
 
 _NOTIFICATION, _DELIVERY = tables.notification, tables.delivery
 _ENDPOINT, _ATTEMPT = tables.endpoint, tables.attempt
-_QUIET = (State.WAITING, State.PENDING)
+_QUIET = (State.BLOCKED, State.WAITING, State.PENDING)
 _DONE = {*FINAL, State.DEAD}
 
 
@@ -112,13 +112,16 @@ def payload(connection: Connection, notification_id: int) -> bytes:
 
 
 def cancel(connection: Connection, notification_id: int) -> bool:
-    """Cancel a waiting or pending notification; calling it again answers False."""
-    changed = connection.execute(
+    """Cancel a notification that is not on the wire; calling it again answers False."""
+    cancelled = connection.execute(
         update(_DELIVERY)
         .where(_DELIVERY.c.id == notification_id, _DELIVERY.c.state.in_(_QUIET))
         .values(state=State.CANCELLED, finished_at=columns.database_now())
-    )
-    if changed.rowcount:
+        .returning(_DELIVERY.c.ordering)
+    ).first()
+    if cancelled is not None:
+        if cancelled.ordering is not None:
+            ordering.follow(connection, [cancelled.ordering])
         return True
     known = select(_DELIVERY.c.id).where(_DELIVERY.c.id == notification_id)
     if connection.execute(known).first() is None:
@@ -135,6 +138,7 @@ def _query() -> Select[Any]:
             _DELIVERY.c.attempt_no,
             _DELIVERY.c.due_at,
             _DELIVERY.c.finished_at,
+            _DELIVERY.c.superseded_by,
             _ENDPOINT.c.name.label("endpoint"),
             _ENDPOINT.c.merchant,
             _ENDPOINT.c.state.label("endpoint_state"),
@@ -164,4 +168,6 @@ def _read(row: Row[Any]) -> Notification:
         notify_url=row.notify_url,
         trace_id=row.trace_id,
         payload_bytes=row.payload_bytes,
+        ordering_key=row.ordering_key,
+        superseded_by=row.superseded_by,
     )

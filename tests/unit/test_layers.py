@@ -20,8 +20,8 @@ _LAYERS = tuple(
         errors clock masking plain_text telemetry lifeline bootstrap
         models views settings
         states retry ack guard breaker evidence payload fields berths shape sealing signers.* \
-            columns tables* database schema statements store_rows endpoint_rows unheard heads \
-            migrations.*
+            columns tables* database schema statements ordering* store_rows endpoint_rows unheard \
+            heads migrations.*
         store* holds endpoint* transport connections wire identity bells mailbox doorbell \
             after_commit embedded lookup lanes drafts intake*
         client inbox deliver judging settler rollup incidents tick timeline quarantine \
