@@ -6,6 +6,7 @@
     python3 -m tests.faults hanging --endpoints 2000 --rounds 3 --seconds 20 --per-s 300
     python3 -m tests.faults beats --minutes 10
     python3 -m tests.faults orders --count 10000
+    python3 -m tests.faults ordering --keys 1000 --events 10
 
 Each prints what it measured and the comparison of the three books, and fails when a promise is
 broken.
@@ -19,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.faults import beats, hanging, kills, orders, outage
+from tests.faults import beats, hanging, kills, ordering, orders, outage
 from tests.faults.site import Site, site
 from tests.services import PostgresServer, RedisServer
 from worker import database, schema
@@ -94,12 +95,23 @@ def _orders(given: argparse.Namespace) -> str:
     return "a promise was broken" if ran.problems else ""
 
 
+def _ordering(given: argparse.Namespace) -> str:
+    with _servers() as (place, _, _):
+        ran = ordering.run(place, keys=given.keys, events=given.events, kills=given.kills)
+    print(ran.text())
+    ran.books.check()
+    if ran.missing:
+        return f"{ran.missing} events never succeeded"
+    return f"out of order: {ran.wrong[:5]}" if ran.wrong else ""
+
+
 _RUNS: dict[str, Callable[[argparse.Namespace], str]] = {
     "kills": _kills,
     "outage": _outage,
     "hanging": _hanging,
     "beats": _beats,
     "orders": _orders,
+    "ordering": _ordering,
 }
 
 
@@ -116,6 +128,8 @@ def main() -> int:
     reader.add_argument("--seconds", type=float, default=60, help="without Redis, or of a round")
     reader.add_argument("--per-s", type=float, default=300, help="callbacks a second")
     reader.add_argument("--endpoints", type=int, default=2000)
+    reader.add_argument("--keys", type=int, default=1000, help="ordering keys")
+    reader.add_argument("--events", type=int, default=10, help="of each ordering key")
     reader.add_argument("--rounds", type=int, default=3)
     reader.add_argument("--minutes", type=float, default=10, help="of beats and workers killed")
     given = reader.parse_args()
