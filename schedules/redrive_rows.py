@@ -156,8 +156,10 @@ def _fit(tx: Connection, letters: Sequence[Candidate], times_max: int) -> list[C
             .group_by(dead_letter.c.notification_id)
         )
     }
-    # What a newer event of the same ordering key has overtaken is left to people.
+    # What a newer event of the same ordering key has overtaken is left to people. Of the others
+    # the first goes: the next batch waits for this one, and must not wait for who stands behind.
     spotless -= ordering.overtaken(tx, spotless).keys()
+    spotless = ordering.first_in_line(tx, spotless)
     return [
         letter
         for letter in letters

@@ -148,7 +148,9 @@ def redrive(  # noqa: PLR0913, PLR0917 - one option per field
                 wait=wait,
             )
 
-        _resolve(at, filters, "redriven", work, (who, why), dry_run, yes, as_json)
+        skip = dry_run and not out_of_order
+        skipped = deadletters.count_overtaken(at.engine, filters) if skip else 0
+        _resolve(at, filters, "redriven", work, (who, why), dry_run, yes, as_json, skipped=skipped)
 
 
 @app.command(
@@ -191,12 +193,15 @@ def _resolve(
     dry_run: bool,
     yes: bool,
     as_json: bool,
+    *,
+    skipped: int = 0,
 ) -> None:
     total = deadletters.count(at.engine, filters)
     if dry_run:
-        say_json({"would_be": done_word, "count": total}) if as_json else say(
-            f"{_letters(total)} would be {done_word}; nothing was changed"
-        )
+        say_json({"would_be": done_word, "count": total - skipped, "overtaken": skipped}) if (
+            as_json
+        ) else say(f"{_letters(total - skipped)} would be {done_word}; nothing was changed")
+        _tell_overtaken(0 if as_json else skipped)
         return
     need(person[0], "--who", "li")
     need(person[1], "--why", '"they are back"')
@@ -223,11 +228,15 @@ def _resolve(
         say_json({"done": done_word, "count": count, "overtaken": left})
     else:
         say(f"{_letters(count)} {done_word}")
-        if left:
-            note(
-                f"{_letters(left)} left: a newer notification of the same ordering key was sent. "
-                "Discard them, or add --out-of-order to send them all the same."
-            )
+        _tell_overtaken(left)
+
+
+def _tell_overtaken(count: int) -> None:
+    if count:
+        note(
+            f"{_letters(count)} left: a newer notification of the same ordering key was sent. "
+            "Discard them, or add --out-of-order to send them all the same."
+        )
 
 
 def _letters(count: int) -> str:

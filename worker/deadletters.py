@@ -101,6 +101,15 @@ def count(engine: Engine, filters: Filters = ALL_OPEN) -> int:
     return counted
 
 
+def count_overtaken(engine: Engine, filters: Filters = ALL_OPEN) -> int:
+    """Count open dead letters that a redrive would leave alone, see :func:`redrive`.
+
+    Raises:
+        NotFoundError: no such endpoint.
+    """
+    return sum(len(overtaken(engine, ids)) for ids in _pages(engine, filters, PAGE_MAX))
+
+
 def explain(engine: Engine, letter_id: int) -> Timeline:
     """Tell how a letter's notification came to be where it is.
 

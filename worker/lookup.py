@@ -17,7 +17,8 @@ from worker.views import Attempt, Notification
 _NOTIFICATION, _DELIVERY = tables.notification, tables.delivery
 _ENDPOINT, _ATTEMPT = tables.endpoint, tables.attempt
 _QUIET = (State.BLOCKED, State.WAITING, State.PENDING)
-_DONE = {*FINAL, State.DEAD}
+# Nobody knows when a blocked one is sent.
+_NOT_DUE = {*FINAL, State.DEAD, State.BLOCKED}
 
 
 def get(connection: Connection, notification: int | str) -> Notification:
@@ -162,7 +163,7 @@ def _read(row: Row[Any]) -> Notification:
         held=state in _QUIET and row.endpoint_state != EndpointState.ACTIVE,
         attempts=row.attempt_no,
         created_at=row.created_at,
-        due_at=None if state in _DONE else row.due_at,
+        due_at=None if state in _NOT_DUE else row.due_at,
         finished_at=row.finished_at,
         expires_at=row.expires_at,
         notify_url=row.notify_url,

@@ -95,6 +95,25 @@ def overtaken(connection: Connection, ids: Collection[int]) -> dict[int, int]:
     return found
 
 
+def first_in_line(connection: Connection, ids: Collection[int]) -> set[int]:
+    """Return those of some notifications that no earlier one of their line stands in front of.
+
+    Neither an unfinished one nor another one of ``ids``.
+    """
+    first: dict[str, int] = {}
+    free = set()
+    for row in connection.execute(
+        select(_DELIVERY.c.id, _DELIVERY.c.ordering)
+        .where(_DELIVERY.c.id.in_(ids))
+        .order_by(_DELIVERY.c.id)
+    ):
+        if row.ordering is None:
+            free.add(row.id)
+        else:
+            first.setdefault(row.ordering, row.id)
+    return free | {id_ for name, id_ in first.items() if in_front(connection, id_, name) is None}
+
+
 def superseded_by(connection: Connection, notification_id: int, name: str | None) -> int | None:
     """Return the newer notification that takes the place of one in line ``name``; None is none."""
     if name is None:

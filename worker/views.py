@@ -29,7 +29,7 @@ class Notification:
 
     Attributes:
         held: it is blocked, waiting or pending, but its endpoint is paused, gone or deleted.
-        due_at: when it is or was to be sent next; None once finished.
+        due_at: when it is or was to be sent next; None once finished and while blocked.
         payload_bytes: size only; the payload itself is read by ``Notifier.payload``.
         superseded_by: the newer one that it was cancelled for; None is none.
     """

@@ -8,6 +8,8 @@ import pytest
 from sqlalchemy import Engine, select, update
 from sqlalchemy.exc import DBAPIError
 
+from schedules import retention_parts
+from tests import crowd, plans
 from tests.office import until
 from tests.seeding import (
     DEAD,
@@ -22,6 +24,7 @@ from tests.seeding import (
     store_on,
     verdict_on,
 )
+from tests.services import PostgresServer
 from worker import inbox, ordering, tables, timeline
 from worker.client import Enqueue, Notifier
 from worker.errors import BadFieldError
@@ -452,3 +455,53 @@ def _waiting(engine: Engine) -> bool:
             "AND datname = current_database()"
         )
         return bool(found.scalar())
+
+
+def test_lines_nobody_stands_in_are_removed_and_made_again(engine: Engine, store: Store) -> None:
+    put(engine, event(1, supersede=True), event(2, ordering_key="A2", supersede=True))
+    settle(store, [row for row in claim(store) if row.ordering_key == KEY])
+    later = store.now() + timedelta(days=1)
+    with engine.begin() as tx:
+        batch = retention_parts.lines(tx, after="", before=later, limit=10)
+        assert batch == retention_parts.Batch(removed=1)
+        assert tx.scalars(select(tables.ordering.c.ordering)).all() == ["1:A2"]
+    ids = put(engine, event(3), event(4))
+    assert states(engine, ids) == ["pending", "blocked"]
+
+
+def test_nothing_about_lines_reads_a_table_whole(
+    postgres: PostgresServer, migrated_template: str
+) -> None:
+    name = postgres.create_database(migrated_template)
+    with plans.watched(postgres.dsn(name)) as (engine, seen):
+        crowd.fill(engine, finished=6000, due=200)
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as tx:
+            for statement in _ALL_IN_LINE.split(";")[:-1]:
+                tx.exec_driver_sql(statement)
+        seen.take()
+        store = store_on(engine)
+        shop = {"endpoint": "shop-7", "ordering_key": "k7"}
+        put(engine, event(1, **shop), event(2, **shop))
+        put(engine, event(3, **shop, supersede=True), event(4, **shop))
+        rows = store.claim(Pool.FAST, limit=400, worker="w").rows
+        assert settle(store, rows, RETRY) == ()
+        again(engine, store)
+        store.release(limit=100)
+        with engine.connect() as connection:
+            assert ordering.overtaken(connection, [rows[0].id]) is not None
+        ran = seen.take()
+    postgres.forget_database(name)
+    assert any("superseded_below" in plan.statement for plan in ran)
+    read_whole = {table for plan in ran for table in plan.read_whole}
+    assert not {table for table in read_whole if table.startswith("paynotify_")} - {
+        *("paynotify_lane", "paynotify_endpoint")
+    }
+
+
+_ALL_IN_LINE = """
+UPDATE paynotify_notification SET ordering_key = 'k' || id % 50, ordering_wait_s = 600;
+UPDATE paynotify_delivery d SET ordering = n.endpoint_id || ':' || n.ordering_key
+  FROM paynotify_notification n WHERE n.id = d.id;
+INSERT INTO paynotify_ordering (ordering) SELECT DISTINCT ordering FROM paynotify_delivery;
+VACUUM ANALYZE;
+"""
