@@ -25,7 +25,8 @@ class Message:
         secrets: live secrets, newest first; two while one is being replaced.
         encoding: how ``fields`` travel; ``RAW`` sends ``body`` as it is.
         fields: what the merchant is told, names and unencoded values in order; empty for
-            ``RAW``. A scheme signs these and adds its own.
+            ``RAW``. A scheme signs these and adds its own. A value may be a ``Bare`` of
+            ``encoding.py``: JSON writes it without quotes.
         options: what the endpoint chose about the scheme (header name, prefix, key id …).
     """
 
@@ -74,6 +75,13 @@ class Scheme(Protocol):
         Raises:
             BadFieldError: the message cannot be signed (no live secret, a secret or an id the
                 scheme cannot use); it never will be, so it is unsendable.
+        """
+
+    def check_options(self, encoding: Encoding, options: Mapping[str, str]) -> None:
+        """Refuse an encoding or options this scheme cannot sign with; ``options.py`` helps.
+
+        Raises:
+            BadFieldError: field ``encoding`` or ``options.NAME``.
         """
 
     def new_secret(self) -> str:

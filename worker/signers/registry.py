@@ -6,11 +6,14 @@ from types import MappingProxyType
 
 from worker.errors import BadFieldError
 from worker.signers.contract import Scheme
+from worker.signers.epay import Epay
 from worker.signers.standard_webhooks import StandardWebhooks
 
-_SCHEMES: Mapping[str, Scheme] = MappingProxyType(
-    {scheme.name: scheme for scheme in (StandardWebhooks(),)}
+_ALL: tuple[Scheme, ...] = (
+    Epay(),
+    StandardWebhooks(),
 )
+_SCHEMES: Mapping[str, Scheme] = MappingProxyType({scheme.name: scheme for scheme in _ALL})
 
 
 def find(name: str) -> Scheme:
@@ -22,11 +25,11 @@ def find(name: str) -> Scheme:
     Examples:
         >>> find("standard-webhooks").name
         'standard-webhooks'
-        >>> find("standard_webhook")
-        Traceback (most recent call last):
-            ...
-        worker.errors.BadFieldError: scheme: no scheme 'standard_webhook'; did you mean \
-standard-webhooks? There are: standard-webhooks
+        >>> try:
+        ...     find("standard_webhook")
+        ... except BadFieldError as error:
+        ...     print(error.problem.partition("?")[0])
+        no scheme 'standard_webhook'; did you mean standard-webhooks
     """
     scheme = _SCHEMES.get(name)
     if scheme is None:

@@ -9,14 +9,20 @@ import base64
 import binascii
 import hashlib
 import secrets
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Protocol, Self
 
 from worker.errors import BadFieldError
+from worker.models import Encoding
 from worker.signers.contract import Message, Shaped
+from worker.signers.encoding import encoded
+from worker.signers.options import check_known
 
 _PREFIX = "whsec_"
 _KEY_MIN, _KEY_MAX, _KEY_NEW = 24, 64, 32
+_RAW = Encoding.RAW
+_BODIES = (Encoding.RAW, Encoding.JSON, Encoding.FORM, Encoding.XML)
 _BLOCK = 64  # bytes SHA-256 works on at a time
 _INNER = bytes(byte ^ 0x36 for byte in range(256))
 _OUTER = bytes(byte ^ 0x5C for byte in range(256))
@@ -48,20 +54,32 @@ class StandardWebhooks:
         if not message.secrets:
             raise BadFieldError("secret", "the endpoint has no live secret; rotate it to make one")
         timestamp = str(message.signed_at)
-        signed = f"{message_id}.{timestamp}.".encode() + message.body
+        content_type, body = message.content_type, message.body
+        if message.encoding is not _RAW:
+            carried = encoded(message, message.fields)
+            content_type, body = carried.headers[0][1], carried.body
+        signed = f"{message_id}.{timestamp}.".encode() + body
         signature = " ".join([_signature(secret.value, signed) for secret in message.secrets])
         return Shaped(
             method=message.method,
             url=message.url,
             headers=(
-                ("content-type", message.content_type),
+                ("content-type", content_type),
                 ("webhook-id", message_id),
                 ("webhook-timestamp", timestamp),
                 ("webhook-signature", signature),
                 *message.headers,
             ),
-            body=message.body,
+            body=body,
         )
+
+    def check_options(self, encoding: Encoding, options: Mapping[str, str]) -> None:
+        """Take whatever has a body.
+
+        Raises:
+            BadFieldError: field ``encoding`` or ``options.NAME``.
+        """
+        check_known(encoding, options, {}, encodings=_BODIES, scheme=self.name)
 
     def new_secret(self) -> str:
         """Make a secret of 32 random bytes.

@@ -1,0 +1,47 @@
+"""The text that platforms of this field sign: fields without the empty ones, sorted and joined.
+
+Values are raw, never encoded for transport. Must never drop a field that is not empty unless its
+name is given.
+"""
+
+import hashlib
+from collections.abc import Iterable
+
+from worker.signers.contract import Message
+from worker.signers.encoding import DEFAULT_CHARSET, Fields, to_bytes
+
+
+def filled(fields: Iterable[tuple[str, str]], *, but: Iterable[str] = ()) -> Fields:
+    """Return the fields that have a value and none of these names.
+
+    Examples:
+        >>> filled([("a", "1"), ("b", ""), ("sign", "x")], but=("sign",))
+        [('a', '1')]
+    """
+    unwanted = frozenset(but)
+    return [pair for pair in fields if pair[1] and pair[0] not in unwanted]
+
+
+def by_name(fields: Iterable[tuple[str, str]]) -> Fields:
+    """Sort fields by their names, as bytes are sorted (capitals first)."""
+    return sorted(fields, key=lambda pair: pair[0])
+
+
+def joined(fields: Iterable[tuple[str, str]]) -> str:
+    """Write ``a=1&b=2`` without any encoding.
+
+    Examples:
+        >>> joined(by_name([("b", "x y"), ("B", "&"), ("a", "1")]))
+        'B=&&a=1&b=x y'
+    """
+    return "&".join([f"{name}={value}" for name, value in fields])
+
+
+def signed_bytes(text: str, message: Message) -> bytes:
+    """Encode a text to be signed in the message's charset."""
+    return to_bytes(text, message.options.get("charset", DEFAULT_CHARSET))
+
+
+def md5_hex(data: bytes) -> str:
+    """Return the MD5 of what a platform wants signed so, in lower-case hexadecimal."""
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
