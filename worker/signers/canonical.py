@@ -5,21 +5,37 @@ name is given.
 """
 
 import hashlib
+import re
 from collections.abc import Iterable
 
+from worker.errors import BadFieldError
 from worker.signers.contract import Message
 from worker.signers.encoding import DEFAULT_CHARSET, Fields, to_bytes
+
+# Where a value could be cut: to a merchant that reads ``a=1&b=2`` it would be two fields.
+_CUT = re.compile(r"&[A-Za-z_][A-Za-z0-9_.-]*=").search
 
 
 def filled(fields: Iterable[tuple[str, str]], *, but: Iterable[str] = ()) -> Fields:
     """Return the fields that have a value and none of these names.
+
+    Raises:
+        BadFieldError: a value that reads as two fields once all are joined; no signature could
+            tell the two apart.
 
     Examples:
         >>> filled([("a", "1"), ("b", ""), ("sign", "x")], but=("sign",))
         [('a', '1')]
     """
     unwanted = frozenset(but)
-    return [pair for pair in fields if pair[1] and pair[0] not in unwanted]
+    kept = [pair for pair in fields if pair[1] and pair[0] not in unwanted]
+    for name, value in kept:
+        if "&" in value and _CUT(value):
+            raise BadFieldError(
+                f"fields.{name[:64]}",
+                "holds '&', a name and '='; joined with others it would read as another field",
+            )
+    return kept
 
 
 def by_name(fields: Iterable[tuple[str, str]]) -> Fields:

@@ -5,7 +5,7 @@ Must never show a secret, a signature or a payload in a ``repr``.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from worker.models import Encoding, Secret
 
@@ -92,4 +92,16 @@ class Scheme(Protocol):
 
         Raises:
             BadFieldError: field ``secret``; never quotes the value.
+        """
+
+
+@runtime_checkable
+class KeyPair(Scheme, Protocol):
+    """A scheme whose secret must stay with us: merchants are given what only verifies."""
+
+    def for_merchant(self, value: str) -> str:
+        """Return what the merchant of this secret is given.
+
+        Raises:
+            BadFieldError: field ``secret``; it is none.
         """

@@ -205,8 +205,10 @@ def _xml_value(name: str, value: str) -> str:
         raise BadFieldError(f"fields.{name}", "holds a control character, which XML cannot say")
     if isinstance(value, Bare):
         return value.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    # The only thing that ends a CDATA section is cut in two.
-    return "<![CDATA[" + value.replace("]]>", "]]]]><![CDATA[>") + "]]>"
+    # The only thing that ends a CDATA section is cut in two. A bare carriage return would reach
+    # the merchant as a line feed (XML 1.0, 2.11), and the signature would not fit.
+    value = value.replace("]]>", "]]]]><![CDATA[>").replace("\r", "]]>&#13;<![CDATA[")
+    return f"<![CDATA[{value}]]>"
 
 
 def _both(name: str) -> BadFieldError:

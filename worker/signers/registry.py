@@ -5,13 +5,27 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from worker.errors import BadFieldError
+from worker.signers.adyen import Adyen
+from worker.signers.alipay_rsa2 import AlipayRsa2
 from worker.signers.contract import Scheme
 from worker.signers.epay import Epay
+from worker.signers.square import Square
 from worker.signers.standard_webhooks import StandardWebhooks
+from worker.signers.standard_webhooks_v1a import StandardWebhooksV1a
+from worker.signers.unionpay_51 import Unionpay51
+from worker.signers.wechat_v2 import WechatV2
+from worker.signers.wechat_v3 import WechatV3
 
 _ALL: tuple[Scheme, ...] = (
+    Adyen(),
+    AlipayRsa2(),
     Epay(),
+    Square(),
     StandardWebhooks(),
+    StandardWebhooksV1a(),
+    Unionpay51(),
+    WechatV2(),
+    WechatV3(),
 )
 _SCHEMES: Mapping[str, Scheme] = MappingProxyType({scheme.name: scheme for scheme in _ALL})
 
