@@ -29,6 +29,7 @@ class BodyRule(StrEnum):
     IEXACT = "iexact"
     CONTAINS = "contains"
     JSON = "json"
+    XML = "xml"
 
 
 class Encoding(StrEnum):
@@ -109,9 +110,10 @@ class AckRule:
     Attributes:
         statuses: inclusive ranges of HTTP status codes, e.g. ``((200, 299),)``.
         body: how the body is read.
-        expected: the word (``exact``, ``iexact``, ``contains``) or the expected JSON value
-            written as text (``json``); empty for ``any``.
-        path: dotted path to a value in a JSON body (``data.code``); only for ``json``.
+        expected: the word (``exact``, ``iexact``, ``contains``), the expected JSON value
+            written as text (``json``) or an element's text (``xml``); empty for ``any``.
+        path: dotted path to a value in a JSON body (``data.code``), or the name of an element
+            below the root of an XML body; only for ``json`` and ``xml``.
     """
 
     statuses: tuple[tuple[int, int], ...] = ((200, 299),)
