@@ -17,7 +17,7 @@ from worker.bootstrap import ROOT
 _LAYERS = tuple(
     line.split()
     for line in """
-        errors clock masking plain_text telemetry lifeline bootstrap
+        errors clock masking plain_text telemetry lifeline bootstrap receiver_kit
         models views settings
         states retry ack guard breaker evidence payload fields berths shape sealing signers.* \
             columns tables* database schema statements store_rows endpoint_rows unheard heads \

@@ -383,7 +383,6 @@ def test_square_counts_retries() -> None:
     ("name", "value", "field"),
     [
         ("merchantReference", "A:1", "fields.merchantReference"),
-        ("pspReference", "", "fields.pspReference"),
         ("amount.value", "11.30", "fields.amount.value"),
         ("amount.value", "1e3", "fields.amount.value"),
     ],

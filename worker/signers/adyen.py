@@ -41,8 +41,8 @@ class Adyen:
         """Sign one attempt.
 
         Raises:
-            BadFieldError: no live secret, one that is no key, a field that is missing or holds
-                a colon, or an amount that is no whole number.
+            BadFieldError: no live secret, one that is no key, a field that holds a colon, or an
+                amount that is no whole number.
         """
         mac = hmac.digest(
             _key(keys.newest_key(message)), signed_text(message.fields).encode(), hashlib.sha256
@@ -85,10 +85,10 @@ class Adyen:
 
 
 def signed_text(fields: Iterable[tuple[str, str]]) -> str:
-    """Write what is signed.
+    """Write what is signed; a field that is not there is empty.
 
     Raises:
-        BadFieldError: a field is missing (only ``originalReference`` may be), or holds a colon.
+        BadFieldError: a field holds a colon.
 
     Examples:
         >>> signed_text([("pspReference", "79"), ("merchantAccountCode", "Shop"),
@@ -103,8 +103,6 @@ def signed_text(fields: Iterable[tuple[str, str]]) -> str:
 def _part(name: str, value: str) -> str:
     if ":" in value:
         raise BadFieldError(f"fields.{name}", "must not hold a colon: Adyen joins fields by it")
-    if not value and name != "originalReference":
-        raise BadFieldError(f"fields.{name}", "is missing; Adyen signs it")
     return value
 
 
