@@ -7,11 +7,19 @@ from types import MappingProxyType
 from worker.errors import BadFieldError
 from worker.signers.contract import Scheme
 from worker.signers.epay import Epay
+from worker.signers.jeepay import Jeepay
+from worker.signers.plain_hmac import PlainHmac
+from worker.signers.roncoo import Roncoo
 from worker.signers.standard_webhooks import StandardWebhooks
+from worker.signers.stripe_style import StripeStyle
 
 _ALL: tuple[Scheme, ...] = (
     Epay(),
+    Jeepay(),
+    PlainHmac(),
+    Roncoo(),
     StandardWebhooks(),
+    StripeStyle(),
 )
 _SCHEMES: Mapping[str, Scheme] = MappingProxyType({scheme.name: scheme for scheme in _ALL})
 
