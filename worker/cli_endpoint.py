@@ -26,7 +26,9 @@ Secret = Annotated[
 @app.command(
     epilog=example(
         "paynotify endpoint add acme --merchant shop-77 --url https://acme.com/pay/notify "
-        '--event "payment.*" --ack "2xx exact:success"'
+        '--event "payment.*" --ack "2xx exact:success"',
+        "paynotify endpoint add card-shop --merchant shop-78 --url https://shop.example.com/notify "
+        "--profile epay --field pid==1001",
     )
 )
 def add(  # noqa: PLR0913, PLR0917 - one option per field
@@ -42,7 +44,10 @@ def add(  # noqa: PLR0913, PLR0917 - one option per field
     timeout: options.Timeout = None,
     method: options.Method = None,
     content_type: options.ContentType = None,
+    profile: options.Profile = None,
     scheme: options.Scheme = None,
+    field: options.Field = None,
+    option: options.Option = None,
     terminal_status: options.Terminal = None,
     allow_http: options.AllowHttp = None,
     allow_port: options.AllowPort = None,
@@ -86,7 +91,10 @@ def update(  # noqa: PLR0913, PLR0917 - one option per field
     timeout: options.Timeout = None,
     method: options.Method = None,
     content_type: options.ContentType = None,
+    profile: options.Profile = None,
     scheme: options.Scheme = None,
+    field: options.Field = None,
+    option: options.Option = None,
     terminal_status: options.Terminal = None,
     allow_http: options.AllowHttp = None,
     allow_port: options.AllowPort = None,
@@ -106,7 +114,9 @@ def update(  # noqa: PLR0913, PLR0917 - one option per field
     if no_rate:
         given["rate_per_s"] = None
     with desk() as at:
-        before = Allowed() if allow_nothing else at.endpoints.find(name).allowed
+        known = at.endpoints.find(name)
+        given = options.over(known, given)
+        before = Allowed() if allow_nothing else known.allowed
         allowed = options.exceptions(before, allow_http, allow_port, allow_network)
         if allowed is not None or allow_nothing:
             given["allowed"] = allowed or before

@@ -9,9 +9,13 @@ from worker.signers.adyen import Adyen
 from worker.signers.alipay_rsa2 import AlipayRsa2
 from worker.signers.contract import Scheme
 from worker.signers.epay import Epay
+from worker.signers.jeepay import Jeepay
+from worker.signers.plain_hmac import PlainHmac
+from worker.signers.roncoo import Roncoo
 from worker.signers.square import Square
 from worker.signers.standard_webhooks import StandardWebhooks
 from worker.signers.standard_webhooks_v1a import StandardWebhooksV1a
+from worker.signers.stripe_style import StripeStyle
 from worker.signers.unionpay_51 import Unionpay51
 from worker.signers.wechat_v2 import WechatV2
 from worker.signers.wechat_v3 import WechatV3
@@ -20,9 +24,13 @@ _ALL: tuple[Scheme, ...] = (
     Adyen(),
     AlipayRsa2(),
     Epay(),
+    Jeepay(),
+    PlainHmac(),
+    Roncoo(),
     Square(),
     StandardWebhooks(),
     StandardWebhooksV1a(),
+    StripeStyle(),
     Unionpay51(),
     WechatV2(),
     WechatV3(),
