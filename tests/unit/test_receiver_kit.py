@@ -20,10 +20,14 @@ from cryptography.exceptions import InvalidSignature
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from worker import endpoint_fields, profiles
 from worker import receiver_kit as kit
+from worker.ack import met
 from worker.bootstrap import ROOT
-from worker.models import Encoding, Secret
+from worker.endpoint_fields import check_ack
+from worker.models import Claimed, Encoding, Endpoint, Secret
 from worker.receiver_kit import RefusedError, UsageError, Verified, verify
+from worker.shape import PING, signed
 from worker.signers.contract import KeyPair, Message, Shaped
 from worker.signers.registry import find
 
@@ -518,6 +522,57 @@ def test_it_runs_alone_on_the_standard_library(tmp_path: Path) -> None:
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert done.stdout == "(200, 'text/plain', b'success')\n"
+
+
+# Ready profiles
+
+
+PINGED = Claimed(
+    id=0,
+    lane_id=0,
+    endpoint_id=1,
+    config_no=1,
+    attempt_no=1,
+    tries=1,
+    claim_no=0,
+    troubled=False,
+    message_id="msg_ping_1",
+    event_type=PING,
+    event_key="msg_ping_1",
+    order_no=None,
+    payload=b'{"type":"paynotify.ping"}',
+    content_type=None,
+    headers=(),
+    notify_url=None,
+    schedule=None,
+    trace_id=None,
+    expires_in_s=None,
+)
+
+
+@pytest.mark.parametrize("profile", sorted(profiles.ready()))
+def test_its_answers_are_those_the_ready_profile_waits_for(profile: str) -> None:
+    rule = check_ack(profiles.ready()[profile].implied["ack"])
+    status, _, body = kit.acknowledge(profile)
+    assert met(rule, status, body)
+    status, _, body = kit.refuse(profile)
+    assert not met(rule, status, body)
+
+
+@pytest.mark.parametrize("profile", sorted(profiles.ready()))
+def test_a_test_message_of_each_ready_profile_is_believed(profile: str) -> None:
+    implied = endpoint_fields.checked(profiles.ready()[profile].implied, timeout_min_s=1)
+    url = "https://me.example.com/pay"
+    secret = find(implied["scheme"]).new_secret()
+    endpoint = Endpoint(
+        id=1, name="a", merchant="m", url=url, secrets=(Secret(version=1, value=secret),)
+    )
+    shaped = signed(PINGED, replace(endpoint, **implied), url, NOW)
+    call: dict[str, Any] = {"secrets": [secret], "headers": shaped.headers, "body": shaped.body}
+    try:
+        assert verify(profile, url=shaped.url, now_s=NOW, **call).id
+    except UsageError:
+        assert isinstance(find(implied["scheme"]), KeyPair)
 
 
 # README's own code
