@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from worker import endpoint_fields as check
-from worker import settings
+from worker import profile_vectors, settings
 from worker.endpoint_fields import Fields
 from worker.errors import BadFieldError, NotFoundError, PaynotifyError, SettingsError
 from worker.models import Encoding, Endpoint
@@ -27,7 +27,7 @@ _EXTENDS_MAX = 8
 _BLANK = Endpoint(id=0, name="a", merchant="m", url="")
 _ALWAYS = ("scheme", "method", "content_type", "encoding", "fields", "currency", "zone", "options")
 _SOMETIMES = ("ack", "timeout_s", "schedule", "terminal_statuses")
-_KEYS = ("about", "extends", *_ALWAYS, *_SOMETIMES)
+_KEYS = ("about", "extends", "vector", *_ALWAYS, *_SOMETIMES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +140,7 @@ def _profile(name: str, table: object, raw: Mapping[str, Any], *, ready: bool) -
         check.check_name(name)
         values = _whole(name, table, raw)
         implied = _implied(name, values)
-        _check(implied)
+        _check(implied, values.get("vector"))
     except BadFieldError as error:
         raise BadFieldError(f"profiles.{name}.{error.field}", error.problem) from None
     about = values.get("about", "")
@@ -171,6 +171,8 @@ def _whole(name: str, table: object, raw: Mapping[str, Any]) -> dict[str, Any]:
             if key in part
         }
         values = {**values, **part, **merged}
+    # A vector is true of its own table only.
+    values["vector"] = chain[0].get("vector")
     # `false` takes a field of the profile below away.
     for key in ("fields", "options"):
         values[key] = {name: how for name, how in values.get(key, {}).items() if how is not False}
@@ -215,6 +217,8 @@ def _written(table: str, key: str, value: object) -> str:
     raise BadFieldError(f"{table}.{key}", "must be text, a whole number, true or false")
 
 
-def _check(implied: Fields) -> None:
-    fields = check.checked(implied, timeout_min_s=1.0)
-    check.check_manner(replace(_BLANK, **fields))
+def _check(implied: Fields, vector: object) -> None:
+    made = replace(_BLANK, **check.checked(implied, timeout_min_s=1.0))
+    check.check_manner(made)
+    if vector is not None:
+        profile_vectors.check(vector, made)

@@ -22,7 +22,7 @@ _LAYERS = tuple(
         states retry ack guard breaker evidence payload fields money field_* berths shape \
             sealing signers.* columns tables* database schema statements store_rows \
             endpoint_rows unheard heads migrations.*
-        store* holds endpoint* profiles transport connections wire identity bells mailbox doorbell \
+        store* holds endpoint* profile* transport connections wire identity bells mailbox doorbell \
             after_commit embedded lookup lanes drafts intake*
         client inbox deliver judging settler rollup incidents tick timeline as_sent quarantine \
             deadletters alert* audit broker ping
