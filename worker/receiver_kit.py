@@ -122,7 +122,7 @@ def verify(
     """Verify one request.
 
     Args:
-        profile: the one your sender uses for you, e.g. ``jeepay``.
+        profile: the ready one your sender uses for you, or its scheme, e.g. ``jeepay``.
         secrets: yours; two while one is being replaced, in any order.
         headers: of the request; names in any case.
         body: of the request, as it came.

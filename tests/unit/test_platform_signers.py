@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from tests.verifying import VERIFY, Got, believes
 from worker.errors import BadFieldError
 from worker.models import Encoding, Secret
+from worker.signers.canonical import by_name, filled, joined
 from worker.signers.contract import KeyPair, Message, Shaped
 from worker.signers.registry import find
 from worker.signers.wechat_v2 import signature
@@ -372,6 +373,33 @@ def test_a_value_that_reads_as_two_fields_is_refused(profile: str) -> None:
         with pytest.raises(BadFieldError, match=r"^fields\.subject: "):
             shaped(profile, fields=(("subject", value),))
     shaped(profile, fields=(("subject", "Q&A = 1 & 2=x, a=b&"),))
+
+
+# Letters that are told from each other by where they stand only.
+tricky = st.dictionaries(
+    st.text("ab=&", min_size=1, max_size=3), st.text("ab=&", max_size=6), max_size=3
+).map(lambda found: sorted(found.items()))
+
+
+@settings(max_examples=500)
+@given(tricky, tricky)
+def test_different_fields_are_never_joined_to_the_same_text(
+    one: list[tuple[str, str]], other: list[tuple[str, str]]
+) -> None:
+    texts, kept = [], []
+    for fields in (one, other):
+        try:
+            kept.append(filled(fields))
+        except BadFieldError:
+            return
+        texts.append(joined(by_name(kept[-1])))
+    assert (texts[0] == texts[1]) is (kept[0] == kept[1])
+
+
+@pytest.mark.parametrize("name", ["a=b", "a&b", "", "é", "1a"])
+def test_a_name_that_cannot_be_joined_is_refused(name: str) -> None:
+    with pytest.raises(BadFieldError, match="is no name that can be signed"):
+        shaped("alipay-rsa2", fields=((name, "1"),))
 
 
 def test_square_counts_retries() -> None:
