@@ -260,7 +260,8 @@ class Courier:
         unsent: list[Answer] = []
         for row in claim.rows:
             endpoint = endpoints.get(row.endpoint_id, UNREADABLE)
-            sent = Sent(row, endpoint, newest(endpoint.secrets), batch, keep_until_s)
+            version = newest(endpoint.secrets)
+            sent = Sent(row, endpoint, version, batch, keep_until_s, signed_at)
             try:
                 check_sendable(row, endpoint)
                 requests.append(

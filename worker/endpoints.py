@@ -29,6 +29,8 @@ OVERLAP_MAX = timedelta(hours=72)  # beyond three days two secrets are not a rot
 _OVERLAP = timedelta(hours=24)
 _NO_WAIT = timedelta(0)
 _ENDPOINT = tables.endpoint
+# What must fit together, see check_manner.
+_MANNER = frozenset(("scheme", "method", "encoding", "fields", "currency", "zone", "options"))
 _VERBS = {
     EndpointState.PAUSED: "endpoint.pause",
     EndpointState.ACTIVE: "endpoint.resume",
@@ -269,6 +271,8 @@ class Endpoints:
             given, timeout_min_s=self._timeout_min_s, timeout_max_s=self._timeout_max_s
         )
         changed = replace(endpoint, **fields)
+        if given.keys() & _MANNER:
+            check.check_manner(changed)
         if given.keys() & {"url", "allowed"}:
             guard.check_url(changed.url, changed.allowed, field="url")
         return changed

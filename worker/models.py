@@ -6,6 +6,7 @@ The four that are made for every callback are not frozen: freezing costs 0.3 mic
 six of a hundred for the whole of a callback. Treat them as if they were.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -29,6 +30,7 @@ class BodyRule(StrEnum):
     IEXACT = "iexact"
     CONTAINS = "contains"
     JSON = "json"
+    XML = "xml"
 
 
 class Encoding(StrEnum):
@@ -109,9 +111,10 @@ class AckRule:
     Attributes:
         statuses: inclusive ranges of HTTP status codes, e.g. ``((200, 299),)``.
         body: how the body is read.
-        expected: the word (``exact``, ``iexact``, ``contains``) or the expected JSON value
-            written as text (``json``); empty for ``any``.
-        path: dotted path to a value in a JSON body (``data.code``); only for ``json``.
+        expected: the word (``exact``, ``iexact``, ``contains``), the expected JSON value
+            written as text (``json``) or an element's text (``xml``); empty for ``any``.
+        path: dotted path to a value in a JSON body (``data.code``), or the name of an element
+            below the root of an XML body; only for ``json`` and ``xml``.
     """
 
     statuses: tuple[tuple[int, int], ...] = ((200, 299),)
@@ -175,6 +178,12 @@ class Endpoint:
         scheme: name of the signing scheme.
         method: ``POST``, ``PUT`` or ``GET``.
         content_type: of the payload, unless the notification says otherwise.
+        profile: name of the delivery profile it was made from; "" is none. Kept to be shown:
+            everything it implied stands here.
+        encoding: how ``fields`` travel; ``RAW`` sends the payload as it is.
+        fields: the merchant's names, and how each is made (``field_map.py``).
+        currency, zone: what amounts and times in ``fields`` are written with.
+        options: what was chosen about scheme and encoding.
         timeout_s: total deadline of one request, 1 to 60 s.
         schedules: schedule per event-type pattern; first match wins, ``*`` last.
         rate_per_s: most sends a second; None is no limit.
@@ -197,6 +206,12 @@ class Endpoint:
     ack: AckRule = AckRule()
     method: str = "POST"
     content_type: str = "application/json"
+    profile: str = ""
+    encoding: Encoding = Encoding.RAW
+    fields: tuple[tuple[str, str], ...] = ()
+    currency: str = "payload.currency"
+    zone: str = "+08:00"
+    options: Mapping[str, str] = field(default_factory=dict)
     timeout_s: float = 15.0
     schedules: tuple[tuple[str, Schedule], ...] = ()
     terminal_statuses: tuple[int, ...] = ()
@@ -326,6 +341,8 @@ class Settlement:
         evidence: head of the reply body as safe text (see ``evidence.py``), at most 4 KiB.
         error: failure class and detail, one line; empty on success.
         secret_version: version of the newest secret that signed; 0 when none did.
+        signed_at: whole seconds since 1970; 0 when nothing was signed.
+        config_no: version of the endpoint it was sent with.
     """
 
     claimed: Claimed
@@ -336,6 +353,8 @@ class Settlement:
     error: str
     remote_ip: str
     secret_version: int
+    signed_at: int = 0
+    config_no: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

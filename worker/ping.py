@@ -14,10 +14,10 @@ from worker import clock, retry
 from worker.errors import BadFieldError, UrlRefusedError
 from worker.models import Claimed, Decision, Endpoint, Failure, Reply, Request, Schedule, Verdict
 from worker.settings import Settings
-from worker.shape import shaped
+from worker.shape import PING, shaped
 from worker.transport import Transport
 
-EVENT_TYPE = "paynotify.ping"
+EVENT_TYPE = PING
 # A single try: what it would do afterwards is no question here.
 _ONCE = Schedule(delays_s=())
 _GRACE_S = 5.0

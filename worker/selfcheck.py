@@ -12,7 +12,7 @@ from pathlib import Path
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 
-from worker import broker, database, guard, schema, settings
+from worker import broker, database, guard, profiles, schema, settings
 from worker.embedded import Broker
 from worker.endpoint_book import EndpointBook
 from worker.endpoints import Endpoints
@@ -31,7 +31,8 @@ class Finding:
     """What was found about one thing.
 
     Attributes:
-        name: ``settings``, ``database``, ``tables``, ``broker``, ``secrets``, ``urls``, ``cron``.
+        name: ``settings``, ``database``, ``tables``, ``broker``, ``secrets``, ``urls``, ``cron``,
+            ``profiles``, …
         problems: one sentence each; empty when all is well.
         fact: what was found when all is well.
     """
@@ -55,6 +56,7 @@ def look() -> list[Finding]:
     findings = [Finding(name="settings", fact="every setting is in its range")]
     findings += _database(chosen)
     findings += [_found("broker", lambda: _broker(chosen)), _cron(chosen.cron_table)]
+    findings += [_found("profiles", _profiles)]
     findings += [_found("channels", _channels), _found("orders", _orders)]
     findings += [_found("alerts", lambda: _alerts(chosen))]
     return findings
@@ -72,6 +74,13 @@ def _found(name: str, check: Callable[[], str]) -> Finding:
 
 def _sentences(error: PaynotifyError) -> tuple[str, ...]:
     return tuple(str(error).splitlines())
+
+
+def _profiles() -> str:
+    shelf = profiles.load()
+    if shelf.problems:
+        raise SettingsError(*shelf.problems)
+    return f"{len(shelf.profiles)} of them: {', '.join(shelf.profiles)}"
 
 
 def _cron(file: Path) -> Finding:

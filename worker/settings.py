@@ -233,13 +233,12 @@ def load(path: Path | None = None, *, host: bool = False, **overrides: Any) -> S
     Raises:
         SettingsError: with one sentence per problem, all of them.
     """
-    named = path or (
-        Path(os.environ["PAYNOTIFY_CONFIG"]) if "PAYNOTIFY_CONFIG" in os.environ else None
-    )
-    file = named or _HERE / "config" / "paynotify.toml"
+    file = path or settings_file()
     values: dict[str, Any] = {}
-    if named or file.exists():
+    if file is not None:
         values = read_toml(file)
+    # Read and judged by profiles.py, which also knows the signing schemes.
+    values.pop("profiles", None)
     unknown = [
         f"{name}: no such setting; did you mean {_nearest(name.removeprefix(PREFIX).lower())}?"
         for name in os.environ
@@ -263,6 +262,24 @@ def load(path: Path | None = None, *, host: bool = False, **overrides: Any) -> S
     if unknown:
         raise SettingsError(*unknown)
     return settings
+
+
+def settings_file() -> Path | None:
+    """Return the file of settings in force; None when there is none."""
+    if "PAYNOTIFY_CONFIG" in os.environ:
+        return Path(os.environ["PAYNOTIFY_CONFIG"])
+    ours = _HERE / "config" / "paynotify.toml"
+    return ours if ours.exists() else None
+
+
+def profile_tables() -> tuple[Path | None, object]:
+    """Return ``[profiles.NAME]`` of the file of settings in force, unread, and the file.
+
+    Raises:
+        SettingsError: the file cannot be read.
+    """
+    file = settings_file()
+    return file, {} if file is None else read_toml(file).get("profiles", {})
 
 
 def read_toml(file: Path) -> dict[str, Any]:

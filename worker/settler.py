@@ -86,6 +86,7 @@ class Sent:
 
     Attributes:
         keep_until_s: monotonic time after which the lease may be somebody else's.
+        signed_at: whole seconds since 1970; 0 when nothing was signed.
     """
 
     claimed: Claimed
@@ -93,6 +94,7 @@ class Sent:
     secret_version: int
     batch: Batch
     keep_until_s: float
+    signed_at: int = 0
 
 
 Answer = tuple[Sent, Reply]

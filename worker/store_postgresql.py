@@ -286,5 +286,7 @@ def _settle_row(settlement: Settlement) -> tuple[object, ...]:
         settlement.elapsed_ms,
         settlement.remote_ip,
         settlement.secret_version,
+        settlement.signed_at,
+        settlement.config_no,
         verdict.reason.value if verdict.reason else "",
     )

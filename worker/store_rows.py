@@ -64,12 +64,17 @@ def claimed_row(row: Sequence[Any]) -> Claimed:
         order_no=row[11],
         payload=row[12],
         content_type=row[13],
-        headers=tuple((name, value) for name, value in json.loads(headers)) if headers else (),
+        headers=read_headers(headers) if headers else (),
         notify_url=row[15],
         schedule=_schedule(schedule) if schedule else None,
         trace_id=row[17],
         expires_in_s=row[18],
     )
+
+
+def read_headers(text: str | None) -> tuple[tuple[str, str], ...]:
+    """Read the headers of a notification; None is none."""
+    return tuple((name, value) for name, value in json.loads(text)) if text else ()
 
 
 def _schedule(text: str) -> Schedule:
