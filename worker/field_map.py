@@ -70,6 +70,8 @@ class Told:
 class _Field:
     name: str
     source: str
+    constant: str | None
+    path: tuple[str, ...]
     steps: tuple[Step, ...]
     optional: bool
     default: str | None
@@ -105,10 +107,13 @@ class FieldMap:
                 written as told; names the field and never quotes the value.
         """
         known = {"payload": _document(told.payload), **told.facts}
+        currency = _find(self._currency, known)
+        if currency is _MISSING or currency is None:
+            currency = self._currency.default
         made = []
         for field in self._fields:
             try:
-                value = self._value(field, known)
+                value = self._value(field, known, currency)
             except CannotError as error:
                 if told.lenient:
                     continue
@@ -122,13 +127,12 @@ class FieldMap:
                 )
         return tuple(made)
 
-    def _value(self, field: _Field, document: dict[str, Any]) -> str | None:
-        found = _find(field.source, document)
+    def _value(self, field: _Field, known: dict[str, Any], currency: object) -> str | None:
+        found = _find(field, known)
         if found is _MISSING or found is None:
             return field.default
-        currency = _find(self._currency.source, document)
-        if currency is _MISSING or currency is None:
-            currency = self._currency.default
+        if type(found) is str and not field.steps:
+            return found
         value = Value(found, currency, self._zone)
         for step in field.steps:
             step(value)
@@ -174,7 +178,9 @@ def _read(name: str, text: str, where: str) -> _Field:
             default = words
         else:
             steps.append(_step(verb, words.strip(), where))
-    return _Field(name, source, tuple(steps), optional, default)
+    constant = source[1:] if source.startswith("=") else None
+    path = tuple(source.removeprefix("$").split("."))
+    return _Field(name, source, constant, path, tuple(steps), optional, default)
 
 
 def _check_source(source: str, where: str) -> None:
@@ -245,13 +251,11 @@ _DECODER = json.JSONDecoder(
 )
 
 
-def _find(source: str, document: dict[str, Any]) -> object:
-    if source.startswith("="):
-        return source[1:]
-    if source.startswith("$"):
-        return document.get(source[1:], _MISSING)
-    found: object = document
-    for key in source.split("."):
+def _find(field: _Field, known: dict[str, Any]) -> object:
+    if field.constant is not None:
+        return field.constant
+    found: object = known
+    for key in field.path:
         if isinstance(found, dict):
             found = found.get(key, _MISSING)
         elif isinstance(found, list) and key.isascii() and key.isdigit() and len(key) < 7:
@@ -266,7 +270,7 @@ def _find(source: str, document: dict[str, Any]) -> object:
 
 def _carried(value: str, encoding: Encoding, charset: str) -> str:
     """Put what an encoding has no way to write into something it has, before it is signed."""
-    kept = value.encode(charset, "replace").decode(charset)
+    kept = value if value.isascii() else value.encode(charset, "replace").decode(charset)
     if encoding is Encoding.QUERY:
         kept = NOT_IN_QUERY.sub(" ", kept)
     elif encoding is Encoding.XML:

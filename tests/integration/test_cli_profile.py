@@ -36,9 +36,9 @@ def terminal(
 
 
 def test_profiles_are_listed_and_shown(terminal: Terminal) -> None:
-    said = terminal.ok("profile", "list").out
-    assert "card-shop" in said
-    assert "jeepay" in said
+    listed = terminal.ok("profile", "list").out
+    assert "card-shop" in listed
+    assert "jeepay" in listed
     shown = terminal.ok("profile", "show", "card-shop", "--json").json
     assert shown["ready"] is False
     assert (shown["scheme"], shown["method"], shown["encoding"]) == ("epay", "GET", "query")
