@@ -56,7 +56,10 @@ def test_an_own_table_stands_on_a_ready_one() -> None:
     assert "param" not in fields
     assert list(fields)[-1] == "site"
     assert made.options == {"charset": "gbk"}
-    assert dict(endpoint("epay").fields)["money"] == "payload.amount | major 2"
+    assert (
+        dict(endpoint("epay").fields)["money"]
+        == "payload.amount_minor | else payload.amount | major 2"
+    )
 
 
 def test_an_own_table_may_stand_in_for_a_ready_one_and_on_it() -> None:
@@ -124,7 +127,7 @@ VECTOR = {
         ({"secret": ""}, "vector.secret: must be text"),
         ({"at": "now"}, "vector.at: must be a whole number"),
         ({"key": "x"}, "vector.key: there are payload"),
-        ({"payload": "{}"}, "fields.money: payload.amount is missing"),
+        ({"payload": "{}"}, "fields.money: payload.amount_minor is missing"),
     ],
 )
 def test_a_table_is_checked_against_its_vector(change: dict[str, object], says: str) -> None:
