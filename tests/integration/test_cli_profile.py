@@ -127,6 +127,8 @@ def test_an_endpoint_changes_from_one_profile_to_another(terminal: Terminal) -> 
         (("--field", "a==1"), "fields: are of no use to raw payloads"),
         (("--option", "charset"), "--option: 'charset' has no '='"),
         (("--profile", "nobody"), "no profile 'nobody'"),
+        # The key that was made for JeePay has letters beyond f.
+        (("--option", "key=hex"), "is not hex, as options.key says it is"),
     ):
         said = terminal(*update, *words)
         assert said.code == 1

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from worker import endpoint_fields as check
+from worker import endpoint_manner as manner
 from worker import profiles, settings
 from worker.bootstrap import ROOT
 from worker.endpoint_rows import config_text, read_config
@@ -26,7 +27,7 @@ def endpoint(name: str, shelf: profiles.Shelf | None = None) -> Endpoint:
 @pytest.mark.parametrize("name", sorted(profiles.ready()))
 def test_a_ready_profile_implies_a_sound_endpoint_that_its_row_keeps(name: str) -> None:
     made = endpoint(name)
-    check.check_manner(made)
+    manner.check_manner(made)
     assert made.profile == name
     assert profiles.ready()[name].about
     # At the default lease a longer deadline would be refused.
@@ -157,7 +158,7 @@ def test_nothing_stays_of_a_profile_when_another_is_chosen() -> None:
     before = endpoint("epay")
     given = profiles.ready()["stripe-style"].implied
     after = replace(before, **check.checked(given, timeout_min_s=1.0))
-    check.check_manner(after)
+    manner.check_manner(after)
     assert (after.encoding, after.fields, after.method) == (Encoding.RAW, (), "POST")
 
 
