@@ -22,7 +22,7 @@ from worker.endpoints import Endpoints
 from worker.models import Reply, Request
 from worker.quarantine import Quarantine
 from worker.rollup import Rollup
-from worker.sealing import Sealer, master_key
+from worker.sealing import Sealer, sealer_of
 from worker.settings import Settings
 from worker.store import Rules, Store
 from worker.store_postgresql import PostgresqlStore
@@ -160,7 +160,7 @@ def open_desk(chosen: Settings, *, pool_size: int = 5) -> Desk:
     if chosen.database_url is None and not schema.is_current(engine):
         schema.migrate(engine)
     schema.require_current(engine)
-    sealer = Sealer(master_key(chosen))
+    sealer = sealer_of(chosen)
     broker_url = broker.current_url(chosen)
     return Desk(
         settings=chosen,

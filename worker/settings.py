@@ -19,7 +19,7 @@ from worker.models import Schedule
 
 PREFIX = "PAYNOTIFY_"
 _HERE = Path(__file__).resolve().parent.parent
-_LISTS = ("schedule_s", "terminal_statuses", "flower_basic_auth")
+_LISTS = ("schedule_s", "terminal_statuses", "flower_basic_auth", "previous_master_keys")
 
 
 class Settings(BaseSettings):
@@ -40,6 +40,9 @@ class Settings(BaseSettings):
     )
     master_key: SecretStr | None = Field(
         None, description="32 bytes in base64 that seal endpoint secrets"
+    )
+    previous_master_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        (), description="keys that only open: those of before, while secrets are sealed anew"
     )
     batch_size: int = Field(400, ge=1, le=1000, description="rows per claim and per settle")
     in_flight_max: int = Field(
