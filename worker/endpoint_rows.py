@@ -27,6 +27,7 @@ CONFIG = (
     "allowed",
     "ca_pem",
     "revive",
+    "freeze",
 )
 
 

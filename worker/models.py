@@ -91,6 +91,7 @@ class EndpointState(StrEnum):
 
     ACTIVE = "active"
     PAUSED = "paused"
+    FROZEN = "frozen"
     GONE = "gone"
     DELETED = "deleted"
 
@@ -182,6 +183,7 @@ class Endpoint:
         ca_pem: CA bundle that replaces the system's for this endpoint; None is the system's.
         client_pem: client certificate and key, one PEM text; None is none.
         revive: dead letters are sent again by themselves, slowly, once it answers again.
+        freeze: it is held when it keeps failing, and let go when it answers a ping again.
         secrets: live secrets, newest first, one or two.
         config_no: rises with every change; caches compare it.
     """
@@ -206,6 +208,7 @@ class Endpoint:
     ca_pem: str | None = None
     client_pem: str | None = field(default=None, repr=False)
     revive: bool = True
+    freeze: bool = True
     secrets: tuple[Secret, ...] = field(default=(), repr=False)
     config_no: int = 1
 
@@ -282,6 +285,8 @@ class Reply:
         note: remark about a reply that still counts (``body_truncated``, ``body_capped``).
         remote_ip: address that was dialled; empty when none was.
         requested: bytes of the request may have reached the merchant.
+        certificate: SHA-256 of the merchant's certificate (hex), where a new connection showed
+            one; empty otherwise.
     """
 
     failure: Failure = Failure.NONE
@@ -294,6 +299,7 @@ class Reply:
     note: str = ""
     remote_ip: str = ""
     requested: bool = False
+    certificate: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -92,6 +92,18 @@ class Settings(BaseSettings):
         30, ge=1, le=3600, description="first pause; doubles each time the probe fails"
     )
     breaker_open_max_s: int = Field(600, ge=1, le=86_400, description="longest pause")
+    freeze_after_trips: int = Field(
+        3, ge=0, le=100, description="openings of a breaker in a row that freeze; 0: never"
+    )
+    freeze_after_minutes: int = Field(
+        10, ge=0, le=1440, description="minutes without a recovery that freeze; 0: never"
+    )
+    freeze_probe_s: int = Field(
+        30, ge=1, le=120, description="seconds between two pings to a frozen endpoint"
+    )
+    freeze_trial_minutes: int = Field(
+        30, ge=0, le=10_080, description="until one that answers no ping gets a notification"
+    )
     slow_after_ms: int = Field(
         2000, ge=1, le=60_000, description="smoothed reply time that makes a lane slow"
     )
