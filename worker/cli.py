@@ -19,6 +19,8 @@ from worker import (
     cli_endpoint,
     cli_endpoint_state,
     cli_hold,
+    cli_missed,
+    cli_reseal,
     cli_run,
     cli_show,
     cli_status,
@@ -53,7 +55,7 @@ def commands(wanted: Collection[str]) -> typer.Typer:
         pretty_exceptions_enable=False,
         rich_markup_mode="rich",
     )
-    for part in (cli_run, cli_check, cli_show, cli_status):
+    for part in (cli_run, cli_check, cli_show, cli_status, cli_reseal, cli_missed):
         part.register(app)
     app.add_typer(cli_endpoint.app, name="endpoint")
     app.add_typer(cli_dead.app, name="dead")
