@@ -14,7 +14,7 @@ from worker import endpoint_writes as write
 from worker import freeze_rules
 from worker.freeze_rules import Manner, Move, Seen
 from worker.freeze_writes import FROZEN, WHO, let_go, move, note, now_of, print_of
-from worker.models import Endpoint, EndpointState
+from worker.models import Endpoint, EndpointState, Failure
 from worker.tables import endpoint as _endpoint
 from worker.tables_freeze import freeze as _freeze
 
@@ -142,6 +142,7 @@ def _settle(
             acked=probe.code == "acked",
             status=probe.status,
             same_url=print_of(endpoint.url) == row.url_sha256,
+            sendable=probe.code != Failure.UNSENDABLE,
             certificate=probe.certificate,
             frozen_certificate=row.certificate,
             frozen_for_s=frozen_s,

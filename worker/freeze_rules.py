@@ -23,6 +23,7 @@ from worker.models import Health
 _WAIT_MAX_S = 600.0
 _DOUBLINGS_MAX = 10
 URL_CHANGED = "its URL was changed while it was frozen"
+UNSENDABLE = "no ping can be signed for it"
 CERTIFICATE_CHANGED = "it answers with another certificate than before it was frozen"
 
 
@@ -60,6 +61,7 @@ class Seen:
     Attributes:
         acked: the endpoint's ack rule was met.
         status: of the reply; 0 when none came.
+        sendable: a ping could be made for it.
         same_url: its address is the one that was frozen.
         certificate, frozen_certificate: SHA-256 of what it showed now and before; empty where
             there was none.
@@ -69,6 +71,7 @@ class Seen:
     acked: bool
     status: int
     same_url: bool
+    sendable: bool = True
     certificate: str
     frozen_certificate: str
     frozen_for_s: float
@@ -144,6 +147,8 @@ frozen_certificate="", frozen_for_s=60)
     """
     if not seen.same_url:
         return Move.PERSON, URL_CHANGED
+    if not seen.sendable:
+        return Move.PERSON, UNSENDABLE
     if seen.status == 410 and not seen.acked:
         return Move.GONE, "the merchant answered 410 Gone"
     known = seen.certificate and seen.frozen_certificate

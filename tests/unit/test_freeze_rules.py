@@ -7,6 +7,7 @@ import pytest
 from worker.breaker import Policy
 from worker.freeze_rules import (
     CERTIFICATE_CHANGED,
+    UNSENDABLE,
     URL_CHANGED,
     Manner,
     Move,
@@ -73,6 +74,7 @@ def test_one_that_answers_pings_and_fails_payments_is_let_go_less_and_less_often
         ({"status": 200, "frozen_for_s": 1800.0}, Move.TRIAL),
         ({"status": 404, "frozen_for_s": 1800.0}, Move.TRIAL),
         ({"acked": True, "status": 200, "same_url": False}, Move.PERSON),
+        ({"sendable": False}, Move.PERSON),
         ({"acked": True, "certificate": "b", "frozen_certificate": "a"}, Move.PERSON),
         ({"acked": True, "certificate": "a", "frozen_certificate": "a"}, Move.UNFREEZE),
         ({"acked": True, "certificate": "b"}, Move.UNFREEZE),  # none was known before
@@ -83,7 +85,7 @@ def test_what_a_probe_orders(seen: dict[str, object], move: Move) -> None:
     ordered, why = after_probe(replace(_SEEN, **seen), _MANNER)  # type: ignore[arg-type]
     assert ordered is move
     if move is Move.PERSON:
-        assert why in (URL_CHANGED, CERTIFICATE_CHANGED)
+        assert why in (URL_CHANGED, CERTIFICATE_CHANGED, UNSENDABLE)
 
 
 def test_no_trial_where_people_do_not_want_one() -> None:
