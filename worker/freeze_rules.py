@@ -145,20 +145,27 @@ frozen_certificate="", frozen_for_s=60)
         >>> after_probe(well, manner)[0].value
         'unfreeze'
     """
-    if not seen.same_url:
-        return Move.PERSON, URL_CHANGED
-    if not seen.sendable:
-        return Move.PERSON, UNSENDABLE
-    if seen.status == 410 and not seen.acked:
-        return Move.GONE, "the merchant answered 410 Gone"
-    known = seen.certificate and seen.frozen_certificate
-    changed = bool(known) and seen.certificate != seen.frozen_certificate
     answers = 100 <= seen.status < 500 and seen.status != 429
-    on_trial = answers and manner.trial_s and seen.frozen_for_s >= manner.trial_s
-    if changed and (seen.acked or on_trial):
-        return Move.PERSON, CERTIFICATE_CHANGED
+    on_trial = answers and bool(manner.trial_s) and seen.frozen_for_s >= manner.trial_s
+    person = _for_a_person(seen, would_go=seen.acked or on_trial)
+    if person:
+        return Move.PERSON, person
     if seen.acked:
         return Move.UNFREEZE, "it acknowledged a ping"
+    if seen.status == 410:
+        return Move.GONE, "the merchant answered 410 Gone"
     if on_trial:
         return Move.TRIAL, "it answers but acknowledges no ping; one notification is tried"
     return Move.WAIT, ""
+
+
+def _for_a_person(seen: Seen, *, would_go: bool) -> str:
+    """Say why no probe may let it go; empty when one may."""
+    if not seen.same_url:
+        return URL_CHANGED
+    if not seen.sendable:
+        return UNSENDABLE
+    known = seen.certificate and seen.frozen_certificate
+    if would_go and known and seen.certificate != seen.frozen_certificate:
+        return CERTIFICATE_CHANGED
+    return ""

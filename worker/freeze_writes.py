@@ -4,7 +4,7 @@ Always inside the caller's transaction, which holds the endpoint's row.
 """
 
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from hashlib import sha256
 
 from sqlalchemy import Connection, func, select, update
@@ -17,6 +17,8 @@ from worker.tables_freeze import freeze
 
 # Who does it, as the audit log says.
 WHO = "freeze"
+# Longer than a worker takes to find that something is due.
+_NO_SAVING = timedelta(seconds=5)
 FROZEN = freeze.c.unfrozen_at.is_(None)
 
 
@@ -41,13 +43,14 @@ def let_go(tx: Connection, endpoint_id: int, *, who: str) -> None:
     Exactly one: acknowledged, the breaker's ramp goes on with two, four, ...; not acknowledged, it
     opens again. An endpoint that is not frozen is left as it is.
     """
+    now = now_of(tx)
     own = (lane.c.endpoint_id == endpoint_id, lane.c.host == "")
     opened = select(lane.c.opened_times).where(*own).scalar_subquery()
     ended = tx.execute(
         update(freeze)
         .where(freeze.c.endpoint_id == endpoint_id, FROZEN)
         .values(
-            unfrozen_at=database_now(),
+            unfrozen_at=now,
             unfrozen_by=who,
             lease_until=None,
             trips=func.coalesce(opened, 0),
@@ -57,8 +60,9 @@ def let_go(tx: Connection, endpoint_id: int, *, who: str) -> None:
         tx.execute(
             update(lane)
             .where(*own, lane.c.open_until.is_not(None))
-            # Nothing saved up either: what waited so long must not come all at once.
-            .values(open_until=database_now(), tokens=1.0, tokens_at=database_now())
+            # Nothing saved up, and nothing saved until the first one goes: what waited for so long
+            # must not come all at once.
+            .values(open_until=now, tokens=1.0, tokens_at=now + _NO_SAVING)
         )
 
 
