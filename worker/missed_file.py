@@ -105,8 +105,8 @@ def export(
         found = _next(engine, sealer, wanted, found.cursor)
     handed = facts | {"rows": sink.rows, "sha256": sink.sha256}
     manifest = prove_export(engine, sealer, found.endpoint, handed, rows=sink.rows)
-    sink.end(manifest)
     keep(engine, "export.missed-done", found.endpoint, who, why, handed)
+    sink.end(manifest)
     return manifest
 
 
@@ -170,9 +170,9 @@ class FileSink(Sink):
         self._state = file.with_name(f"{file.name}.cursor")
         self._proof = file.with_name(f"{file.name}.manifest.json")
         self._of = [wanted.endpoint, wanted.form.value]
-        for taken in (file, self._proof):
-            if taken.exists():
-                raise BadFieldError("--out", f"{taken} is there already; name another file")
+        # A proof without its file is of a call that was killed at its very end.
+        if file.exists():
+            raise BadFieldError("--out", f"{file} is there already; name another file")
         self._size = self._resume() if self._state.exists() else 0
         self._open: int | None = None
 

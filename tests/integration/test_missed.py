@@ -308,6 +308,7 @@ def test_killed_in_the_middle_the_same_call_goes_on(
     part = tmp_path / "acme.jsonl.part"
     with part.open("a") as half:
         half.write('{"half of a li')
+    (tmp_path / "acme.jsonl.manifest.json").write_text("of a call that was killed at its end")
     # Another export does not go on with it.
     other = Wanted(endpoint="acme", form=Form.CSV, since=since)
     with pytest.raises(BadFieldError, match="another export"):
