@@ -20,5 +20,6 @@ Glossary, used with one meaning everywhere:
 * **dead letter** - a notification given up, with its reason.
 * **redrive** - sending a dead letter again, on somebody's order.
 * **tick** - the timer inside every worker that keeps work moving without the broker.
+* **freeze** - holding an endpoint that keeps failing until it acknowledges a ping.
 * **inbox** - a table any language may INSERT into; the tick turns its rows into notifications.
 """

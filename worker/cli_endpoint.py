@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 
 from worker import cli_fields as options
-from worker import lanes
+from worker import freeze_views, lanes
 from worker.cli_fields import describe
 from worker.cli_input import Json, Name, Who, Why, desk, example, person, secret
-from worker.cli_print import console, facts, note, say, say_json, table
+from worker.cli_print import cell, console, facts, note, say, say_json, table
 from worker.models import Allowed, Endpoint
 from worker.signers import registry
 from worker.signers.contract import KeyPair
@@ -55,6 +55,7 @@ def add(  # noqa: PLR0913, PLR0917 - one option per field
     ca: options.Ca = None,
     client_cert: options.Client = None,
     revive: options.Revive = None,
+    freeze: options.Freeze = None,
     given_secret: Secret = None,
     who: Who = "",
     why: Why = "registered",
@@ -105,6 +106,7 @@ def update(  # noqa: PLR0913, PLR0917 - one option per field
     ca: options.Ca = None,
     client_cert: options.Client = None,
     revive: options.Revive = None,
+    freeze: options.Freeze = None,
     why: Why = "",
     who: Who = "",
     as_json: Json = False,
@@ -150,12 +152,28 @@ def show(name: Name, as_json: Json = False) -> None:
     with desk() as at:
         endpoint = at.endpoints.find(name)
         views = lanes.of_endpoint(at.engine, endpoint.id)
+        frozen = freeze_views.of_endpoint(at.engine, endpoint.id)
     if as_json:
-        say_json({**describe(endpoint), "lanes": views})
+        say_json({**describe(endpoint), "last_freeze": frozen, "lanes": views})
         return
-    console().print(facts(_rows(describe(endpoint))))
+    console().print(facts([*_rows(describe(endpoint)), ("last freeze", _freeze(frozen))]))
     console().print()
     console().print(lanes_table(views))
+
+
+def _freeze(seen: freeze_views.FreezeView | None) -> str | None:
+    """Tell of the present or last freeze in one line."""
+    if seen is None:
+        return None
+    last = f", the last: {seen.code}" + (f" (HTTP {seen.status})" if seen.status else "")
+    probed = f"{seen.probes} probes" + (last if seen.code else "")
+    if seen.unfrozen_at is not None:
+        end = f"ended after {seen.frozen_s} s by {seen.unfrozen_by}"
+    elif seen.person:
+        end = f"waits for a person ({seen.person}): paynotify endpoint resume"
+    else:
+        end = f"for {seen.frozen_s} s, probed next at {cell(seen.probe_at)}"
+    return f"{cell(seen.frozen_at)}, {seen.why}; {probed}; {end}"
 
 
 def lanes_table(views: list[lanes.LaneView]) -> object:

@@ -19,7 +19,7 @@ def pause(name: Name, why: Why = "", who: Who = "", as_json: Json = False) -> No
 
 
 def resume(name: Name, why: Why = "", who: Who = "", as_json: Json = False) -> None:
-    """Let a paused or gone endpoint be called again."""
+    """Let a paused, frozen or gone endpoint be called again."""
     with desk() as at:
         tell(at.endpoints.resume(name, who=person(who), why=why), as_json, "active again")
 

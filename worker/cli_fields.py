@@ -79,6 +79,13 @@ Revive = Annotated[
         help="Dead letters are sent again by themselves, slowly, once it answers again.",
     ),
 ]
+Freeze = Annotated[
+    bool | None,
+    typer.Option(
+        "--freeze/--no-freeze",
+        help="It is held when it keeps failing, and let go when it answers a ping again.",
+    ),
+]
 
 
 def fields(params: Mapping[str, Any]) -> Fields:
@@ -108,6 +115,7 @@ def fields(params: Mapping[str, Any]) -> Fields:
         "ca_pem": read_text(params["ca"], "--ca"),
         "client_pem": read_text(params["client_cert"], "--client-cert"),
         "revive": params["revive"],
+        "freeze": params["freeze"],
     }
     chosen = cast("Fields", {name: value for name, value in given.items() if value is not None})
     if params["profile"] is None:
@@ -189,5 +197,6 @@ def describe(endpoint: Endpoint) -> dict[str, object]:
         "allowed": asdict(endpoint.allowed),
         "own_ca": endpoint.ca_pem is not None,
         "revive": endpoint.revive,
+        "freeze": endpoint.freeze,
         "config_no": endpoint.config_no,
     }

@@ -65,6 +65,7 @@ class Courier:
         store: the only door to delivery state.
         book: endpoints by id and version.
         mark_gone: told the id of an endpoint that answered 410, and its config_no.
+        on_certificate: told an endpoint's id and what its own address showed; must be quick.
         doorbell: rung when there is more.
         rollup: counts what was settled.
         manner: limits and defaults.
@@ -77,6 +78,7 @@ class Courier:
         store: Store,
         book: EndpointBook,
         mark_gone: Callable[[int, int], object],
+        on_certificate: Callable[[int, str], None],
         doorbell: Doorbell,
         rollup: Rollup,
         manner: Manner,
@@ -86,6 +88,7 @@ class Courier:
         self._book = book
         self._doorbell = doorbell
         self._manner = manner
+        self._on_certificate = on_certificate
         self._settler = Settler(
             store=store,
             judge=partial(
@@ -299,6 +302,8 @@ class Courier:
         for request, reply in finished:
             assert isinstance(request.tag, Sent)  # noqa: S101 - for the type checker
             answers.append((request.tag, reply))
+            if reply.certificate and not request.tag.claimed.notify_url:
+                self._on_certificate(request.tag.claimed.endpoint_id, reply.certificate)
         self._answered(answers)
 
     def _answered(self, answers: list[Answer]) -> None:

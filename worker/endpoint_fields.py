@@ -57,6 +57,7 @@ class Fields(TypedDict, total=False):
     ca_pem: str | None
     client_pem: str | None
     revive: bool
+    freeze: bool
 
 
 def check_name(name: str) -> str:
@@ -187,10 +188,10 @@ def check_client(pem: str | None) -> str | None:
     return pem
 
 
-def check_revive(value: bool) -> bool:  # noqa: FBT001 - a field's value like the others
-    """Return whether dead letters come back by themselves; nothing but true or false."""
+def check_switch(value: bool, field: str) -> bool:  # noqa: FBT001 - a field's value
+    """Return whether something is on; nothing but true or false."""
     if not isinstance(value, bool):
-        raise BadFieldError("revive", f"is {value!r:.40}, must be true or false")
+        raise BadFieldError(field, f"is {value!r:.40}, must be true or false")
     return value
 
 
@@ -226,7 +227,8 @@ def checked(
         "allowed": check_exceptions,
         "ca_pem": check_ca,
         "client_pem": check_client,
-        "revive": check_revive,
+        "revive": lambda value: check_switch(value, "revive"),
+        "freeze": lambda value: check_switch(value, "freeze"),
     }
     unknown = sorted(given.keys() - checks.keys())
     if unknown:

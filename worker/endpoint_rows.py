@@ -33,6 +33,7 @@ CONFIG = (
     "allowed",
     "ca_pem",
     "revive",
+    "freeze",
 )
 
 

@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from worker import endpoint_fields as check
 from worker import endpoint_manner as manner
 from worker import endpoint_writes as write
-from worker import guard, tables
+from worker import freeze_writes, guard, tables
 from worker.database import unavailable
 from worker.endpoint_fields import Fields
 from worker.endpoint_rows import config_text, read_endpoint
@@ -143,7 +143,10 @@ class Endpoints:
         return self._move(name, EndpointState.PAUSED, who, why)
 
     def resume(self, name: str, *, who: str, why: str) -> Endpoint:
-        """Let a paused or gone endpoint be called again."""
+        """Let a paused, frozen or gone endpoint be called again.
+
+        A frozen one gets one notification first, then two, four, … while they are acknowledged.
+        """
         return self._move(name, EndpointState.ACTIVE, who, why)
 
     def delete(self, name: str, *, who: str, why: str) -> Endpoint:
@@ -315,9 +318,15 @@ class Endpoints:
                     f"endpoint {name}", "deleted", f"it cannot become {state}; register a new one"
                 )
             reason = "" if state is EndpointState.ACTIVE else check.check_person(why, "why")
+            frozen.append(before.state is EndpointState.FROZEN)
             return replace(before, state=state, state_reason=reason)
 
-        return self._change(name, _VERBS[state], who, why, moved, {})
+        def thaw(connection: Connection, after: Endpoint) -> None:
+            if frozen[-1]:
+                freeze_writes.let_go(connection, after.id, who=who)
+
+        frozen: list[bool] = []
+        return self._change(name, _VERBS[state], who, why, moved, {}, thaw)
 
     def _change(
         self,

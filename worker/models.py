@@ -93,6 +93,7 @@ class EndpointState(StrEnum):
 
     ACTIVE = "active"
     PAUSED = "paused"
+    FROZEN = "frozen"
     GONE = "gone"
     DELETED = "deleted"
 
@@ -191,6 +192,7 @@ class Endpoint:
         ca_pem: CA bundle that replaces the system's for this endpoint; None is the system's.
         client_pem: client certificate and key, one PEM text; None is none.
         revive: dead letters are sent again by themselves, slowly, once it answers again.
+        freeze: it is held when it keeps failing, and let go when it answers a ping again.
         secrets: live secrets, newest first, one or two.
         config_no: rises with every change; caches compare it.
     """
@@ -221,6 +223,7 @@ class Endpoint:
     ca_pem: str | None = None
     client_pem: str | None = field(default=None, repr=False)
     revive: bool = True
+    freeze: bool = True
     secrets: tuple[Secret, ...] = field(default=(), repr=False)
     config_no: int = 1
 
@@ -297,6 +300,8 @@ class Reply:
         note: remark about a reply that still counts (``body_truncated``, ``body_capped``).
         remote_ip: address that was dialled; empty when none was.
         requested: bytes of the request may have reached the merchant.
+        certificate: SHA-256 of the merchant's certificate (hex), where a new connection showed
+            one; empty otherwise.
     """
 
     failure: Failure = Failure.NONE
@@ -309,6 +314,7 @@ class Reply:
     note: str = ""
     remote_ip: str = ""
     requested: bool = False
+    certificate: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

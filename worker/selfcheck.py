@@ -12,13 +12,13 @@ from pathlib import Path
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 
-from worker import broker, database, guard, profiles, schema, settings
+from worker import broker, database, guard, profiles, resealing, schema, settings
 from worker.embedded import Broker
 from worker.endpoint_book import EndpointBook
 from worker.endpoints import Endpoints
 from worker.errors import PaynotifyError, SettingsError, UrlRefusedError
 from worker.models import Endpoint, EndpointState
-from worker.sealing import Sealer, master_key
+from worker.sealing import Sealer, sealer_of
 from worker.settings import Settings
 
 _POSTGRESQL_LEAST = 130_000  # 13.0; older ones lack what the migrations use
@@ -158,7 +158,7 @@ def _broker(chosen: Settings) -> str:
 
 def _contents(engine: Engine, chosen: Settings) -> list[Finding]:
     try:
-        sealer = Sealer(master_key(chosen))
+        sealer = sealer_of(chosen)
     except PaynotifyError as error:
         return [Finding(name="secrets", problems=_sentences(error))]
     known = Endpoints(engine, sealer).list()
@@ -176,7 +176,11 @@ def _secrets(engine: Engine, sealer: Sealer, known: tuple[Endpoint, ...]) -> str
         opened = book.many((endpoint.id, endpoint.config_no) for endpoint in chunk)
         shut += [endpoint.name for endpoint in chunk if endpoint.id not in opened]
     if not shut:
-        return f"the master key opens those of all {len(known)} endpoints"
+        fact = f"the master key opens those of all {len(known)} endpoints"
+        old = resealing.look(engine, sealer).old
+        if not old:
+            return fact
+        return f"{fact}; {old} rows are still under an old key: run `paynotify reseal`"
     raise SettingsError(
         f"master_key (PAYNOTIFY_MASTER_KEY): does not open the secrets of {len(shut)} endpoints "
         f"({_some(shut)}); set the key they were sealed with"

@@ -19,7 +19,7 @@ from worker.models import Schedule
 
 PREFIX = "PAYNOTIFY_"
 _HERE = Path(__file__).resolve().parent.parent
-_LISTS = ("schedule_s", "terminal_statuses", "flower_basic_auth")
+_LISTS = ("schedule_s", "terminal_statuses", "flower_basic_auth", "previous_master_keys")
 
 
 class Settings(BaseSettings):
@@ -40,6 +40,9 @@ class Settings(BaseSettings):
     )
     master_key: SecretStr | None = Field(
         None, description="32 bytes in base64 that seal endpoint secrets"
+    )
+    previous_master_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        (), description="keys that only open: those of before, while secrets are sealed anew"
     )
     batch_size: int = Field(400, ge=1, le=1000, description="rows per claim and per settle")
     in_flight_max: int = Field(
@@ -89,6 +92,18 @@ class Settings(BaseSettings):
         30, ge=1, le=3600, description="first pause; doubles each time the probe fails"
     )
     breaker_open_max_s: int = Field(600, ge=1, le=86_400, description="longest pause")
+    freeze_after_trips: int = Field(
+        3, ge=0, le=100, description="openings of a breaker in a row that freeze; 0: never"
+    )
+    freeze_after_minutes: int = Field(
+        10, ge=0, le=1440, description="minutes without a recovery that freeze; 0: never"
+    )
+    freeze_probe_s: int = Field(
+        30, ge=1, le=120, description="seconds between two pings to a frozen endpoint"
+    )
+    freeze_trial_minutes: int = Field(
+        30, ge=0, le=10_080, description="until one that answers no ping gets a notification"
+    )
     slow_after_ms: int = Field(
         2000, ge=1, le=60_000, description="smoothed reply time that makes a lane slow"
     )
