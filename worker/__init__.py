@@ -5,6 +5,8 @@ Glossary, used with one meaning everywhere:
 * **notification** - one event for one endpoint: frozen payload, due time, outcome.
 * **merchant** - whom the host does business with; has one or more endpoints.
 * **endpoint** - where and how one merchant is called: URL, ack rule, secret, limits.
+* **profile** - how a platform wants to be told: scheme, encoding, field map, ack rule, schedule;
+  frozen into the endpoint that chooses it.
 * **lane** - the queue of one endpoint, or of one host when notifications carry their own
   ``notify_url``; health, in-flight cap, rate limit and breaker are kept per lane.
 * **attempt** - one try to send a notification; numbers only rise.

@@ -14,10 +14,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from worker import ack, guard, retry
+from worker import endpoint_manner as manner
 from worker.errors import BadFieldError
-from worker.field_map import FieldMap, check_names
-from worker.fields import check_content_type, parse_schedule, quoted
-from worker.models import AckRule, Allowed, Encoding, Endpoint, Schedule
+from worker.fields import check_content_type, parse_schedule
+from worker.models import AckRule, Allowed, Encoding, Schedule
 from worker.signers import registry
 
 METHODS = ("POST", "PUT", "GET")
@@ -105,52 +105,6 @@ def check_method(method: str) -> str:
 def check_profile(name: str) -> str:
     """Return the name of a profile; empty is none."""
     return check_name(name) if name else ""
-
-
-def check_encoding(value: str | Encoding) -> Encoding:
-    """Return the encoding of that name."""
-    try:
-        return Encoding(value)
-    except ValueError:
-        there_are = ", ".join(Encoding)
-        raise BadFieldError(
-            "encoding", f"{quoted(value, 20)} is none; there are {there_are}"
-        ) from None
-
-
-def check_fields(fields: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    """Return the field map as pairs; :func:`check_manner` looks what stands in it."""
-    if not isinstance(fields, Mapping):
-        raise BadFieldError("fields", "must be a table: the merchant's names, how each is made")
-    return tuple(fields.items())
-
-
-def check_options(options: Mapping[str, str]) -> dict[str, str]:
-    """Return the options; :func:`check_manner` looks what stands in them."""
-    if not isinstance(options, Mapping):
-        raise BadFieldError("options", "must be a table of text")
-    return dict(options)
-
-
-def check_manner(endpoint: Endpoint) -> None:
-    """Refuse scheme, encoding, method, fields and options that do not fit together.
-
-    Raises:
-        BadFieldError: names the field (``fields.money``, ``options.charset``).
-    """
-    raw = endpoint.encoding is Encoding.RAW
-    if (endpoint.encoding is Encoding.QUERY) != (endpoint.method == "GET") and not raw:
-        raise BadFieldError(
-            "method",
-            f"{endpoint.method} cannot carry {endpoint.encoding}; GET and query go together",
-        )
-    if raw and endpoint.fields:
-        raise BadFieldError("fields", "are of no use to raw payloads; set encoding: form, json …")
-    if not raw and not endpoint.fields:
-        raise BadFieldError("fields", f"are none; {endpoint.encoding} needs the merchant's names")
-    registry.find(endpoint.scheme).check_options(endpoint.encoding, endpoint.options)
-    FieldMap(endpoint.fields, currency=endpoint.currency, zone=endpoint.zone)
-    check_names(endpoint.fields, endpoint.encoding)
 
 
 def check_number(value: float, field: str, low: float, high: float) -> float:
@@ -259,11 +213,11 @@ def checked(
         "method": check_method,
         "content_type": check_content_type,
         "profile": check_profile,
-        "encoding": check_encoding,
-        "fields": check_fields,
+        "encoding": manner.check_encoding,
+        "fields": manner.check_fields,
         "currency": lambda value: value,
         "zone": lambda value: value,
-        "options": check_options,
+        "options": manner.check_options,
         "timeout_s": lambda value: check_number(value, "timeout_s", timeout_min_s, timeout_max_s),
         "schedules": check_schedules,
         "terminal_statuses": check_terminal,

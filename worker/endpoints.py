@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Engine, insert, select
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from worker import endpoint_fields as check
+from worker import endpoint_manner as manner
 from worker import endpoint_writes as write
 from worker import guard, tables
 from worker.database import unavailable
@@ -107,9 +108,8 @@ class Endpoints:
             in_flight_cap=self._in_flight_cap,
         )
         draft = self._with(draft, fields)
-        scheme = registry.find(draft.scheme)
-        value = scheme.new_secret() if secret is None else secret
-        scheme.check_secret(value)
+        value = registry.find(draft.scheme).new_secret() if secret is None else secret
+        manner.check_signs(draft, value)
         who, why = check.check_person(who, "who"), check.check_person(why, "why")
         try:
             with self._engine.begin() as connection:
@@ -182,7 +182,7 @@ class Endpoints:
                 raise WrongStateError(f"endpoint {name}", "deleted", "it signs nothing any more")
             scheme = registry.find(before.scheme)
             given.append(scheme.new_secret() if secret is None else secret)
-            scheme.check_secret(given[0])
+            manner.check_signs(before, given[0])
             return before
 
         def turn(connection: Connection, after: Endpoint) -> None:
@@ -272,7 +272,7 @@ class Endpoints:
         )
         changed = replace(endpoint, **fields)
         if given.keys() & _MANNER:
-            check.check_manner(changed)
+            manner.check_manner(changed)
         if given.keys() & {"url", "allowed"}:
             guard.check_url(changed.url, changed.allowed, field="url")
         return changed
@@ -335,7 +335,7 @@ class Endpoints:
             if before is None:
                 raise _unknown(connection, name)
             after = replace(change(before), config_no=before.config_no + 1)
-            if after.scheme != before.scheme:
+            if (after.scheme, after.options) != (before.scheme, before.options):
                 self._check_secrets(connection, after)
             write.save(connection, after)
             if "client_pem" in given:
@@ -353,10 +353,9 @@ class Endpoints:
         return replace(after, client_pem=None)
 
     def _check_secrets(self, connection: Connection, endpoint: Endpoint) -> None:
-        scheme = registry.find(endpoint.scheme)
         for secret in write.live_secrets(connection, self._sealer, endpoint.id):
             try:
-                scheme.check_secret(secret.value)
+                manner.check_signs(endpoint, secret.value)
             except BadFieldError as error:
                 raise BadFieldError(
                     "scheme",

@@ -4,11 +4,12 @@ A field map is text, frozen into an endpoint: for each of the merchant's names w
 from and how it is written, steps separated by ``|``::
 
     out_trade_no = "payload.order_no"
-    money        = "payload.amount | major"        12.90; JPY 100, BHD 0.007
-    total_fee    = "payload.amount | minor"        1290
+    money        = "payload.amount_minor | major"  12.90; JPY 100, BHD 0.007
+    total_fee    = "payload.amount_minor | minor"  1290
     type         = "=alipay"                       a constant
     trade_status = "$event_type | map payment.succeeded=TRADE_SUCCESS"
     notify_time  = "$time | time %Y-%m-%d %H:%M:%S"
+    trade_no     = "payload.trade_no | else payload.channel_txn_no | or none"
     param        = "payload.memo | optional"
 
 Must never let an amount go through a float, and never send a field that could not be made as told.
@@ -70,6 +71,8 @@ class Told:
 class _Field:
     name: str
     source: str
+    constant: str | None
+    paths: tuple[tuple[str, ...], ...]
     steps: tuple[Step, ...]
     optional: bool
     default: str | None
@@ -105,10 +108,13 @@ class FieldMap:
                 written as told; names the field and never quotes the value.
         """
         known = {"payload": _document(told.payload), **told.facts}
+        currency = _find(self._currency, known)
+        if currency is _MISSING:
+            currency = self._currency.default
         made = []
         for field in self._fields:
             try:
-                value = self._value(field, known)
+                value = self._value(field, known, currency)
             except CannotError as error:
                 if told.lenient:
                     continue
@@ -122,13 +128,12 @@ class FieldMap:
                 )
         return tuple(made)
 
-    def _value(self, field: _Field, document: dict[str, Any]) -> str | None:
-        found = _find(field.source, document)
-        if found is _MISSING or found is None:
+    def _value(self, field: _Field, known: dict[str, Any], currency: object) -> str | None:
+        found = _find(field, known)
+        if found is _MISSING:
             return field.default
-        currency = _find(self._currency.source, document)
-        if currency is _MISSING or currency is None:
-            currency = self._currency.default
+        if type(found) is str and not field.steps:
+            return found
         value = Value(found, currency, self._zone)
         for step in field.steps:
             step(value)
@@ -166,19 +171,25 @@ def _read(name: str, text: str, where: str) -> _Field:
     steps: list[Step] = []
     default: str | None = None
     optional = False
+    sources = [source]
     for part in parts:
         verb, _, words = part.strip().partition(" ")
         if verb == "optional":
             optional = True
         elif verb == "or":
             default = words
+        elif verb == "else":
+            sources.append(words.strip())
+            _check_source(sources[-1], where, constant=False)
         else:
             steps.append(_step(verb, words.strip(), where))
-    return _Field(name, source, tuple(steps), optional, default)
+    constant = source[1:] if source.startswith("=") else None
+    paths = tuple(tuple(one.removeprefix("$").split(".")) for one in sources)
+    return _Field(name, source, constant, paths, tuple(steps), optional, default)
 
 
-def _check_source(source: str, where: str) -> None:
-    if source.startswith("="):
+def _check_source(source: str, where: str, *, constant: bool = True) -> None:
+    if source.startswith("=") and constant:
         return
     if source.startswith("$"):
         if source[1:] not in FACTS:
@@ -197,7 +208,8 @@ def _step(verb: str, words: str, where: str) -> Step:
     maker = STEPS.get(verb)
     if maker is None:
         raise BadFieldError(
-            where, f"no step {verb[:40]!r}; there are optional, or, {', '.join(sorted(STEPS))}"
+            where,
+            f"no step {verb[:40]!r}; there are else, optional, or, {', '.join(sorted(STEPS))}",
         )
     try:
         return maker(words)
@@ -245,13 +257,19 @@ _DECODER = json.JSONDecoder(
 )
 
 
-def _find(source: str, document: dict[str, Any]) -> object:
-    if source.startswith("="):
-        return source[1:]
-    if source.startswith("$"):
-        return document.get(source[1:], _MISSING)
-    found: object = document
-    for key in source.split("."):
+def _find(field: _Field, known: dict[str, Any]) -> object:
+    if field.constant is not None:
+        return field.constant
+    for path in field.paths:
+        found = _follow(path, known)
+        if found is not _MISSING and found is not None:
+            return found
+    return _MISSING
+
+
+def _follow(path: tuple[str, ...], known: dict[str, Any]) -> object:
+    found: object = known
+    for key in path:
         if isinstance(found, dict):
             found = found.get(key, _MISSING)
         elif isinstance(found, list) and key.isascii() and key.isdigit() and len(key) < 7:
@@ -266,7 +284,7 @@ def _find(source: str, document: dict[str, Any]) -> object:
 
 def _carried(value: str, encoding: Encoding, charset: str) -> str:
     """Put what an encoding has no way to write into something it has, before it is signed."""
-    kept = value.encode(charset, "replace").decode(charset)
+    kept = value if value.isascii() else value.encode(charset, "replace").decode(charset)
     if encoding is Encoding.QUERY:
         kept = NOT_IN_QUERY.sub(" ", kept)
     elif encoding is Encoding.XML:

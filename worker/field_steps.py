@@ -75,7 +75,7 @@ def _cannot(problem: str) -> NoReturn:
 
 
 def _amount(value: Value) -> int:
-    amount = money.from_text(value.raw)
+    amount = money.whole(value.raw)
     if amount is None:
         _cannot("is no whole number of minor units (fen, cents), so it is not sent as money")
     return amount

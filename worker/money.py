@@ -14,8 +14,7 @@ _DIGITS = {
     **dict.fromkeys(("CLF", "UYW"), 4),
 }
 
-_LONGEST = 36  # characters of an amount; nobody pays more
-_MOST = 10**35
+_MOST = 10**35  # nobody pays more
 
 
 def digits(currency: str) -> int:
@@ -80,17 +79,13 @@ def _pointed(number: int, places: int) -> str:
     return f"{sign}{figures[:-places]}.{figures[-places:]}" if places else sign + figures
 
 
-def from_text(value: object) -> int | None:
-    """Return whole minor units from a payload's value: a whole number, or its digits as text.
+def whole(value: object) -> int | None:
+    """Return whole minor units from a payload's value; None when it is no integer.
+
+    Text is refused though it may hold digits only: nobody could tell 129 fen from 129 yuan.
 
     Examples:
-        >>> from_text(1290), from_text("1290"), from_text("12.9"), from_text(True)
-        (1290, 1290, None, None)
+        >>> whole(1290), whole("1290"), whole(True), whole(10**40)
+        (1290, None, None, None)
     """
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, int):
-        return value if abs(value) < _MOST else None
-    if isinstance(value, str) and value.isascii() and value.removeprefix("-").isdigit():
-        return int(value) if len(value) <= _LONGEST else None
-    return None
+    return value if type(value) is int and abs(value) < _MOST else None

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from worker import endpoint_fields as check
+from worker import endpoint_manner as manner
 from worker import profile_vectors, settings
 from worker.endpoint_fields import Fields
 from worker.errors import BadFieldError, NotFoundError, PaynotifyError, SettingsError
@@ -219,6 +220,6 @@ def _written(table: str, key: str, value: object) -> str:
 
 def _check(implied: Fields, vector: object) -> None:
     made = replace(_BLANK, **check.checked(implied, timeout_min_s=1.0))
-    check.check_manner(made)
+    manner.check_manner(made)
     if vector is not None:
         profile_vectors.check(vector, made)

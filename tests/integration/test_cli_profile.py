@@ -36,9 +36,9 @@ def terminal(
 
 
 def test_profiles_are_listed_and_shown(terminal: Terminal) -> None:
-    said = terminal.ok("profile", "list").out
-    assert "card-shop" in said
-    assert "jeepay" in said
+    listed = terminal.ok("profile", "list").out
+    assert "card-shop" in listed
+    assert "jeepay" in listed
     shown = terminal.ok("profile", "show", "card-shop", "--json").json
     assert shown["ready"] is False
     assert (shown["scheme"], shown["method"], shown["encoding"]) == ("epay", "GET", "query")
@@ -127,6 +127,8 @@ def test_an_endpoint_changes_from_one_profile_to_another(terminal: Terminal) -> 
         (("--field", "a==1"), "fields: are of no use to raw payloads"),
         (("--option", "charset"), "--option: 'charset' has no '='"),
         (("--profile", "nobody"), "no profile 'nobody'"),
+        # The key that was made for JeePay has letters beyond f.
+        (("--option", "key=hex"), "is not hex, as options.key says it is"),
     ):
         said = terminal(*update, *words)
         assert said.code == 1

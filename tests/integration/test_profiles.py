@@ -80,15 +80,17 @@ def working(dsn: str) -> Iterator[Runtime]:
         yield running
 
 
-def register(working: Runtime, merchant: PlatformMerchant, platform: str, **more: Any) -> str:
+def register(working: Runtime, merchant: PlatformMerchant, platform: str, **more: str) -> str:
     allowed = Allowed(http=True, ports=(merchant.port,), networks=LOCAL.networks)
     given: Fields = {"url": merchant.url(platform), "allowed": allowed, **BESIDE.get(platform, {})}
-    fields = profiles.laid_over(profiles.ready()[platform], given)
-    name = more.pop("name", platform)
+    name = more.get("name", platform)
     working.desk.endpoints.register(
-        name=name, merchant="m-1001", who="test", secret=more.pop("secret", key_of(platform)),
-        **(fields | more),
-    )  # fmt: skip
+        name=name,
+        merchant="m-1001",
+        who="test",
+        secret=more.get("secret", key_of(platform)),
+        **profiles.laid_over(profiles.ready()[platform], given),
+    )
     return name
 
 

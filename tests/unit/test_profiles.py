@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from worker import endpoint_fields as check
+from worker import endpoint_manner as manner
 from worker import profiles, settings
 from worker.bootstrap import ROOT
 from worker.endpoint_rows import config_text, read_config
@@ -26,7 +27,7 @@ def endpoint(name: str, shelf: profiles.Shelf | None = None) -> Endpoint:
 @pytest.mark.parametrize("name", sorted(profiles.ready()))
 def test_a_ready_profile_implies_a_sound_endpoint_that_its_row_keeps(name: str) -> None:
     made = endpoint(name)
-    check.check_manner(made)
+    manner.check_manner(made)
     assert made.profile == name
     assert profiles.ready()[name].about
     # At the default lease a longer deadline would be refused.
@@ -56,7 +57,10 @@ def test_an_own_table_stands_on_a_ready_one() -> None:
     assert "param" not in fields
     assert list(fields)[-1] == "site"
     assert made.options == {"charset": "gbk"}
-    assert dict(endpoint("epay").fields)["money"] == "payload.amount | major 2"
+    assert (
+        dict(endpoint("epay").fields)["money"]
+        == "payload.amount_minor | else payload.amount | major 2"
+    )
 
 
 def test_an_own_table_may_stand_in_for_a_ready_one_and_on_it() -> None:
@@ -124,7 +128,7 @@ VECTOR = {
         ({"secret": ""}, "vector.secret: must be text"),
         ({"at": "now"}, "vector.at: must be a whole number"),
         ({"key": "x"}, "vector.key: there are payload"),
-        ({"payload": "{}"}, "fields.money: payload.amount is missing"),
+        ({"payload": "{}"}, "fields.money: payload.amount_minor is missing"),
     ],
 )
 def test_a_table_is_checked_against_its_vector(change: dict[str, object], says: str) -> None:
@@ -154,7 +158,7 @@ def test_nothing_stays_of_a_profile_when_another_is_chosen() -> None:
     before = endpoint("epay")
     given = profiles.ready()["stripe-style"].implied
     after = replace(before, **check.checked(given, timeout_min_s=1.0))
-    check.check_manner(after)
+    manner.check_manner(after)
     assert (after.encoding, after.fields, after.method) == (Encoding.RAW, (), "POST")
 
 

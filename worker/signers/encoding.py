@@ -98,9 +98,7 @@ def form_text(fields: Iterable[tuple[str, str]], charset: str = DEFAULT_CHARSET)
         >>> form_text([("name", "VIP 会员"), ("money", "1.00")])
         'name=VIP+%E4%BC%9A%E5%91%98&money=1.00'
     """
-    return "&".join(
-        [f"{quote_plus(name)}={quote_plus(to_bytes(value, charset))}" for name, value in fields]
-    )
+    return "&".join([f"{quote_plus(name)}={_quoted(value, charset)}" for name, value in fields])
 
 
 def with_query(url: str, query: str) -> str:
@@ -184,6 +182,13 @@ def to_bytes(text: str, charset: str) -> bytes:
         raise BadFieldError(
             "charset", f"{charset} has no way to write U+{ord(text[error.start]):04X}"
         ) from None
+
+
+def _quoted(value: str, charset: str) -> str:
+    # Most values need nothing, and asking costs a twentieth of quoting.
+    if value.isascii() and value.isalnum():
+        return value
+    return quote_plus(to_bytes(value, charset))
 
 
 def _check_query(fields: Fields) -> None:
