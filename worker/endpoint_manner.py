@@ -60,10 +60,10 @@ def check_manner(endpoint: Endpoint) -> None:
 
 
 def check_signs(endpoint: Endpoint, secret: str) -> None:
-    """Refuse a secret that the endpoint's scheme and options cannot sign with.
+    """Refuse a secret, or names of fields, that the endpoint's scheme cannot sign with.
 
     Raises:
-        BadFieldError: field ``secret``; never quotes the value.
+        BadFieldError: field ``secret`` or ``fields.NAME``; never quotes a secret.
     """
     scheme = registry.find(endpoint.scheme)
     scheme.check_secret(secret)
@@ -81,12 +81,12 @@ def check_signs(endpoint: Endpoint, secret: str) -> None:
         signed_at=0,
         secrets=(Secret(version=1, value=secret),),
         encoding=endpoint.encoding,
-        fields=() if endpoint.encoding is Encoding.RAW else (("trial", "1"),),
+        fields=tuple((name, "1") for name, _ in endpoint.fields),
         options=endpoint.options,
     )
     try:
         scheme.shape(trial)
     except BadFieldError as error:
         # What else is wrong with a message of no substance is no news.
-        if error.field == "secret":
+        if error.field == "secret" or error.field.startswith("fields."):
             raise

@@ -366,6 +366,8 @@ class Endpoints:
             try:
                 manner.check_signs(endpoint, secret.value)
             except BadFieldError as error:
+                if error.field != "secret":
+                    raise
                 raise BadFieldError(
                     "scheme",
                     f"{endpoint.scheme} cannot sign with secret {secret.version} of endpoint "

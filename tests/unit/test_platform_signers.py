@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.verifying import VERIFY, Got, believes
+from worker.endpoint_manner import check_signs
 from worker.errors import BadFieldError
-from worker.models import Encoding, Secret
+from worker.models import Encoding, Endpoint, Secret
 from worker.signers.canonical import by_name, filled, joined
 from worker.signers.contract import KeyPair, Message, Shaped
 from worker.signers.registry import find
@@ -400,6 +401,20 @@ def test_different_fields_are_never_joined_to_the_same_text(
 def test_a_name_that_cannot_be_joined_is_refused(name: str) -> None:
     with pytest.raises(BadFieldError, match="is no name that can be signed"):
         shaped("alipay-rsa2", fields=((name, "1"),))
+
+
+def test_such_a_name_is_refused_when_the_endpoint_chooses_it() -> None:
+    endpoint = Endpoint(
+        id=1,
+        name="a",
+        merchant="m",
+        url="https://merchant.com/cb",
+        scheme="alipay-rsa2",
+        encoding=Encoding.FORM,
+        fields=(("total=", "=1"),),
+    )
+    with pytest.raises(BadFieldError, match=r"^fields\.total=: "):
+        check_signs(endpoint, secret("alipay-rsa2"))
 
 
 def test_square_counts_retries() -> None:
