@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from threading import BoundedSemaphore
 
+from worker import ack as acks
 from worker import clock, telemetry
 from worker.berths import Berths
 from worker.doorbell import Doorbell
@@ -27,6 +28,7 @@ from worker.shape import UNREADABLE, check_sendable, not_sent, shaped
 from worker.store import Claim, Store
 from worker.transport import Transport
 from worker.unheard import Unheard
+from worker.witness import Witness
 
 # How long one task goes on claiming while there is more: a task costs as much as forty sends.
 _TASK_S = 0.5
@@ -65,7 +67,7 @@ class Courier:
         store: the only door to delivery state.
         book: endpoints by id and version.
         mark_gone: told the id of an endpoint that answered 410, and its config_no.
-        on_certificate: told an endpoint's id and what its own address showed; must be quick.
+        witness: told what an endpoint's own address showed when it acknowledged.
         doorbell: rung when there is more.
         rollup: counts what was settled.
         manner: limits and defaults.
@@ -78,7 +80,7 @@ class Courier:
         store: Store,
         book: EndpointBook,
         mark_gone: Callable[[int, int], object],
-        on_certificate: Callable[[int, str], None],
+        witness: Witness,
         doorbell: Doorbell,
         rollup: Rollup,
         manner: Manner,
@@ -88,7 +90,7 @@ class Courier:
         self._book = book
         self._doorbell = doorbell
         self._manner = manner
-        self._on_certificate = on_certificate
+        self._witness = witness
         self._settler = Settler(
             store=store,
             judge=partial(
@@ -302,9 +304,16 @@ class Courier:
         for request, reply in finished:
             assert isinstance(request.tag, Sent)  # noqa: S101 - for the type checker
             answers.append((request.tag, reply))
-            if reply.certificate and not request.tag.claimed.notify_url:
-                self._on_certificate(request.tag.claimed.endpoint_id, reply.certificate)
+            if reply.certificate:
+                self._saw_certificate(request.tag, reply)
         self._answered(answers)
+
+    def _saw_certificate(self, sent: Sent, reply: Reply) -> None:
+        """Say what an endpoint showed when it acknowledged; of a stranger's we take no note."""
+        if sent.claimed.notify_url or self._witness.knows(sent.endpoint.id, reply.certificate):
+            return
+        if acks.met(sent.endpoint.ack, reply.status, reply.body):
+            self._witness.saw(sent.endpoint.id, reply.certificate)
 
     def _answered(self, answers: list[Answer]) -> None:
         for pool, count in Counter(sent.batch.pool for sent, _ in answers).items():

@@ -300,8 +300,8 @@ class Reply:
         note: remark about a reply that still counts (``body_truncated``, ``body_capped``).
         remote_ip: address that was dialled; empty when none was.
         requested: bytes of the request may have reached the merchant.
-        certificate: SHA-256 of the merchant's certificate (hex), where a new connection showed
-            one; empty otherwise.
+        certificate: SHA-256 (hex) of what the merchant's side showed when the connection that a
+            reply came over was made; empty without TLS.
     """
 
     failure: Failure = Failure.NONE

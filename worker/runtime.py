@@ -68,7 +68,7 @@ class Runtime:
             store=desk.store,
             book=EndpointBook(desk.engine, desk.sealer),
             mark_gone=desk.endpoints.mark_gone,
-            on_certificate=self._witness.saw,
+            witness=self._witness,
             doorbell=Doorbell(desk.broker_url, timeout_s=1.0),
             rollup=self._rollup,
             manner=Manner(

@@ -183,8 +183,6 @@ class Wire:
                 requested=self.curl.getinfo(pycurl.REQUEST_SIZE) > 0,
             )
         request, self.request = self.request, None
-        if request is not None and request.url.startswith("https"):
-            reply.certificate = self._certificate()
         if request is not None and len(request.body) > _KEEP_BODY:
             self.curl.setopt(pycurl.POSTFIELDS, b"")
         return reply
@@ -218,8 +216,8 @@ class Wire:
             requested=True,
         )
 
-    def _certificate(self) -> str:
-        """SHA-256 of what the merchant showed when this request opened a connection."""
+    def certificate(self) -> str:
+        """SHA-256 (hex) of what the merchant showed if the last request opened a connection."""
         if not self.curl.getinfo(pycurl.NUM_CONNECTS):
             return ""
         for certificate in self.curl.getinfo_raw(pycurl.INFO_CERTINFO):

@@ -1,6 +1,6 @@
-"""Which certificate each endpoint showed last, so that a change during a freeze is noticed.
+"""Under which certificate each endpoint acknowledged last, to notice a change during a freeze.
 
-Hears of every new connection, writes only what is new. Must never cost a callback more than a
+Writes only what is new. Must never cost a callback more than a
 look into a dictionary: it is advice, not truth.
 """
 
@@ -31,11 +31,14 @@ class Witness:
         self._new: dict[int, str] = {}
         self._lock = Lock()
 
+    def knows(self, endpoint_id: int, sha256: str) -> bool:
+        """Tell whether an endpoint's certificate is written down already."""
+        return self._known.get(endpoint_id) == sha256
+
     def saw(self, endpoint_id: int, sha256: str) -> None:
         """Hear what an endpoint showed."""
-        if self._known.get(endpoint_id) != sha256:
-            with self._lock:
-                self._new[endpoint_id] = sha256
+        with self._lock:
+            self._new[endpoint_id] = sha256
 
     def write(self) -> None:
         """Write down what is new; nothing new costs nothing.

@@ -14,7 +14,7 @@ from schedules import alert_evaluation, alert_rules
 from schedules.freezing import NAME, FreezeWatch, sweep
 from tests.alarms import SHIPPED
 from tests.certificates import authority_in
-from tests.office import add_endpoint, enqueue, office, until
+from tests.office import add_endpoint, enqueue, office, state_of, until
 from tests.receiver import Receiver
 from tests.seeding import add_due, add_lane, change_lane, row_of, settle, store_on
 from tests.sweeping import whole_round
@@ -311,9 +311,22 @@ def test_another_certificate_than_before_waits_for_a_person(
             allowed=Allowed(ports=(merchant.port,), networks=("127.0.0.0/8", "::1/128")),
             ca_pem=authority_in(folder).certificate_pem,
         )
+        # What shows a certificate and acknowledges nothing proves nothing.
+        stranger = working.desk.endpoints.register(
+            name="stranger",
+            merchant="tls",
+            who="test",
+            url=merchant.url("/fail", host="localhost"),
+            ack="200 exact:success",
+            allowed=endpoint.allowed,
+            ca_pem=endpoint.ca_pem,
+        )
+        tried = enqueue(working, stranger, "1")
+        until(lambda: state_of(working, tried) == "waiting")
         enqueue(working, endpoint, "1")
         until(lambda: _shown(engine))
         before = _shown(engine)
+        assert len(before) == 1
         _trip(engine, endpoint.id)
         assert _freezer(working).freeze() == 1
         _later(engine, probe_at=31)
@@ -327,7 +340,8 @@ def test_another_certificate_than_before_waits_for_a_person(
             file.unlink()
         merchant.start()
         assert _freezer(working).probe() == {"probed": 1, "person": 1}
-        assert _state(engine) == ("frozen", CERTIFICATE_CHANGED)
+        found = working.desk.endpoints.get(endpoint.id)
+        assert (found.state, found.state_reason) == (EndpointState.FROZEN, CERTIFICATE_CHANGED)
         assert _shown(engine) == before
 
 
