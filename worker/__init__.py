@@ -9,6 +9,9 @@ Glossary, used with one meaning everywhere:
   frozen into the endpoint that chooses it.
 * **lane** - the queue of one endpoint, or of one host when notifications carry their own
   ``notify_url``; health, in-flight cap, rate limit and breaker are kept per lane.
+* **line** - the unfinished notifications of one endpoint and ordering key, by id; the first is
+  sent, the others are *blocked* until their turn comes.
+* **supersede** - a newer notification of a line takes the place of the undelivered older ones.
 * **attempt** - one try to send a notification; numbers only rise.
 * **ack rule** - what the merchant must answer for the notification to count as delivered.
 * **reply** - what really came back from the merchant, or why nothing did.

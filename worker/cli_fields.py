@@ -87,6 +87,11 @@ Freeze = Annotated[
     ),
 ]
 
+OrderingWait = Annotated[
+    int | None,
+    typer.Option(help="Longest an event holds up later ones of its ordering key, seconds."),
+]
+
 
 def fields(params: Mapping[str, Any]) -> Fields:
     """Collect the fields that were given.
@@ -116,6 +121,7 @@ def fields(params: Mapping[str, Any]) -> Fields:
         "client_pem": read_text(params["client_cert"], "--client-cert"),
         "revive": params["revive"],
         "freeze": params["freeze"],
+        "ordering_wait_s": params["ordering_wait"],
     }
     chosen = cast("Fields", {name: value for name, value in given.items() if value is not None})
     if params["profile"] is None:
@@ -198,5 +204,6 @@ def describe(endpoint: Endpoint) -> dict[str, object]:
         "own_ca": endpoint.ca_pem is not None,
         "revive": endpoint.revive,
         "freeze": endpoint.freeze,
+        "ordering_wait_s": endpoint.ordering_wait_s,
         "config_no": endpoint.config_no,
     }

@@ -162,6 +162,15 @@ def enqueue(  # noqa: PLR0913, PLR0917 - one option per field
         str | None, typer.Option(help="Seconds after each failed try: 60,300,600.")
     ] = None,
     trace_id: Annotated[str | None, typer.Option(help="Kept with it.")] = None,
+    ordering_key: Annotated[
+        str | None, typer.Option(help="Sent after the earlier ones of this key: A7.")
+    ] = None,
+    ordering_wait: Annotated[
+        int | None, typer.Option(help="Seconds each earlier one holds it up at most.")
+    ] = None,
+    supersede: Annotated[
+        bool, typer.Option("--supersede", help="Cancel the undelivered ones of its key.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Enqueue one event; the same key with the same payload again changes nothing."""
@@ -184,6 +193,9 @@ def enqueue(  # noqa: PLR0913, PLR0917 - one option per field
             priority=priority,
             schedule=schedule,
             trace_id=trace_id,
+            ordering_key=ordering_key,
+            ordering_wait_s=ordering_wait,
+            supersede=supersede,
         )
     if as_json:
         say_json({"ids": ids})
@@ -202,7 +214,7 @@ def cancel(what: One, why: Why = "", who: Who = "", as_json: Json = False) -> No
             raise WrongStateError(
                 f"notification {found.id}",
                 found.state.value,
-                "only waiting and pending ones can be cancelled",
+                "only blocked, waiting and pending ones can be cancelled",
             )
         tx.execute(
             insert(audit).values(

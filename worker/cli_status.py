@@ -77,6 +77,7 @@ def _drawn(now: dict[str, Any]) -> Group:
             (
                 ("at", now["at"]),
                 ("waiting", f"{now['waiting']} for their time"),
+                ("blocked", f"{now['blocked']} behind an earlier one of their ordering key"),
                 ("pending", f"{now['pending']} due, the oldest for {now['oldest_due_s']:.1f} s"),
                 ("in flight", now["sending"]),
                 ("held", f"{now['held']} of endpoints that are paused, frozen or gone"),

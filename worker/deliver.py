@@ -320,9 +320,10 @@ class Courier:
             self._berths.free(pool, count)
         self._settler.put(answers)
 
-    def _after_settle(self, batches: set[Batch]) -> None:
+    def _after_settle(self, batches: set[Batch], promoted: int) -> None:
         """Ring again for what had to wait for these."""
-        pools = {batch.pool for batch in batches if batch.capped} | self._berths.starved()
+        pools = {batch.pool for batch in batches if batch.capped or promoted}
+        pools |= self._berths.starved()
         if not self._closing:
             for pool in pools:
                 self.ring(pool)

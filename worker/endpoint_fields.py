@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from worker import ack, guard, retry
 from worker import endpoint_manner as manner
 from worker.errors import BadFieldError
-from worker.fields import check_content_type, parse_schedule
+from worker.fields import check_content_type, check_wait, parse_schedule
 from worker.models import AckRule, Allowed, Encoding, Schedule
 from worker.signers import registry
 
@@ -58,6 +58,7 @@ class Fields(TypedDict, total=False):
     client_pem: str | None
     revive: bool
     freeze: bool
+    ordering_wait_s: int | None
 
 
 def check_name(name: str) -> str:
@@ -229,6 +230,7 @@ def checked(
         "client_pem": check_client,
         "revive": lambda value: check_switch(value, "revive"),
         "freeze": lambda value: check_switch(value, "freeze"),
+        "ordering_wait_s": lambda value: None if value is None else check_wait(value),
     }
     unknown = sorted(given.keys() - checks.keys())
     if unknown:

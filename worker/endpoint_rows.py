@@ -34,6 +34,7 @@ CONFIG = (
     "ca_pem",
     "revive",
     "freeze",
+    "ordering_wait_s",
 )
 
 

@@ -14,6 +14,7 @@ from enum import StrEnum
 class State(StrEnum):
     """Where a notification is in its life; see ``states.py`` for the edges."""
 
+    BLOCKED = "blocked"
     WAITING = "waiting"
     PENDING = "pending"
     SENDING = "sending"
@@ -193,6 +194,8 @@ class Endpoint:
         client_pem: client certificate and key, one PEM text; None is none.
         revive: dead letters are sent again by themselves, slowly, once it answers again.
         freeze: it is held when it keeps failing, and let go when it answers a ping again.
+        ordering_wait_s: longest an event holds up later ones of its ordering key; None is the
+            setting's.
         secrets: live secrets, newest first, one or two.
         config_no: rises with every change; caches compare it.
     """
@@ -224,6 +227,7 @@ class Endpoint:
     client_pem: str | None = field(default=None, repr=False)
     revive: bool = True
     freeze: bool = True
+    ordering_wait_s: int | None = None
     secrets: tuple[Secret, ...] = field(default=(), repr=False)
     config_no: int = 1
 
@@ -240,6 +244,7 @@ class Claimed:
         troubled: the lane's health is not spotless, so successes matter to it too.
         schedule: override frozen at enqueue; None means the endpoint's.
         expires_in_s: seconds left until ``expires_at`` on the database clock; None is never.
+        ordering_key: what it is kept in order by, within its endpoint; None is nothing.
     """
 
     id: int
@@ -261,6 +266,7 @@ class Claimed:
     schedule: Schedule | None
     trace_id: str | None
     expires_in_s: float | None
+    ordering_key: str | None = None
 
 
 @dataclass(slots=True, kw_only=True)  # not frozen: see the module
@@ -370,10 +376,12 @@ class Settled:
     Attributes:
         written: ids whose verdict stands.
         stale: ids that somebody else owned by then; their verdicts were dropped.
+        promoted: rows that had waited for one of these and are due now.
     """
 
     written: tuple[int, ...]
     stale: tuple[int, ...]
+    promoted: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

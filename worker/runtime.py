@@ -180,7 +180,7 @@ def open_desk(chosen: Settings, *, pool_size: int = 5) -> Desk:
         ),
         sealer=sealer,
         broker_url=broker_url,
-        notifier=Notifier(broker_url),
+        notifier=Notifier(broker_url, ordering_wait_s=chosen.ordering_wait_s),
     )
 
 

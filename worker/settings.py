@@ -110,6 +110,9 @@ class Settings(BaseSettings):
     broker_timeout_s: float = Field(
         0.05, ge=0.001, le=2, description="longest a host's commit may wait for the doorbell"
     )
+    ordering_wait_s: int = Field(
+        3600, ge=1, le=604_800, description="longest an event holds up later ones of its key"
+    )
     revive_batch_max: int = Field(
         64, ge=1, le=1000, description="dead letters of one endpoint revived at once, at most"
     )

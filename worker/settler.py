@@ -112,7 +112,8 @@ class Settler:
         store: where verdicts go.
         judge: turns an answer into a settlement; pure.
         on_gone: told the endpoint of a 410 and its config_no, before it is written.
-        on_settled: told the batches that moved, after they are written.
+        on_settled: told the batches that moved, and how many rows were let go by them, after they
+            are written.
         rollup: counts every verdict.
         batch_size: verdicts written at once, at most.
         wait_s: how long a verdict waits for company.
@@ -125,7 +126,7 @@ class Settler:
         store: Store,
         judge: Callable[[Sent, Reply], Settlement],
         on_gone: Callable[[int, int], object],
-        on_settled: Callable[[set[Batch]], None],
+        on_settled: Callable[[set[Batch], int], None],
         rollup: Rollup,
         batch_size: int,
         wait_s: float,
@@ -218,7 +219,7 @@ class Settler:
                 else:
                     self._write([_stripped(*pairs[0], error)], stripped=True)
             else:
-                self._wrote(pairs, frozenset(settled.stale))
+                self._wrote(pairs, frozenset(settled.stale), settled.promoted)
             return
 
     def _hold(self, pairs: list[tuple[Settlement, Sent]]) -> None:
@@ -251,7 +252,9 @@ class Settler:
             sent.batch.settled(None)
         return [(settlement, sent) for settlement, sent in pairs if sent.keep_until_s > now]
 
-    def _wrote(self, pairs: list[tuple[Settlement, Sent]], stale: frozenset[int]) -> None:
+    def _wrote(
+        self, pairs: list[tuple[Settlement, Sent]], stale: frozenset[int], promoted: int
+    ) -> None:
         batches = set()
         for settlement, sent in pairs:
             decision = settlement.verdict.decision
@@ -264,7 +267,7 @@ class Settler:
         settlements = [settlement for settlement, _ in pairs]
         self._rollup.settled(settlements, stale)
         self._tell_health(settlements)
-        self._on_settled(batches)
+        self._on_settled(batches, promoted)
 
     def _tell_health(self, settlements: Sequence[Settlement]) -> None:
         """Move breakers on; spotless lanes that stay spotless cost nothing."""

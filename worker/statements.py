@@ -35,7 +35,8 @@ _CARRIED = """
        t.id, t.lane_id, t.attempt_no, t.tries, t.claim_no, l.endpoint_id, l.config_no, l.troubled,
        n.message_id, n.event_type, n.event_key, n.order_no, n.payload, n.content_type, n.headers,
        n.notify_url, n.schedule, n.trace_id,
-       extract(epoch FROM n.expires_at - statement_timestamp())::float8 AS expires_in_s"""
+       extract(epoch FROM n.expires_at - statement_timestamp())::float8 AS expires_in_s,
+       n.ordering_key"""
 
 # Take due rows fairly: hop from lane to lane, take at most a share of each that has room, stop as
 # soon as the batch is full; lease them, open their attempts, take their tokens. Always answers at
@@ -249,7 +250,7 @@ moved AS (
          finished_at = CASE WHEN d.abandoned + 1 >= %(dead_after)s
                             THEN statement_timestamp() END
    WHERE d.id = ANY(ARRAY(SELECT id FROM lost))
-  RETURNING d.id, d.attempt_no, d.state, d.abandoned
+  RETURNING d.id, d.attempt_no, d.state, d.abandoned, d.ordering
 ),
 closed AS (
   UPDATE paynotify_attempt a
@@ -264,7 +265,9 @@ buried AS (
 ),
 letters AS ({_BURY}
 )
-SELECT count(*) FILTER (WHERE state = 'pending'), count(*) FILTER (WHERE state = 'dead') FROM moved
+SELECT count(*) FILTER (WHERE state = 'pending'), count(*) FILTER (WHERE state = 'dead'),
+       array_agg(DISTINCT ordering) FILTER (WHERE ordering IS NOT NULL)
+  FROM moved
 """  # noqa: S608 - constants
 RELEASE = _TAKE_BACK.format(lost=_LATE)
 CONDEMN = _TAKE_BACK.format(lost=_ALONE)

@@ -4,7 +4,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from worker.models import Claimed, Decision, Measured, Schedule, State, Verdict
+from worker import ordering
+from worker.models import Claimed, Decision, Measured, Schedule, Settlement, State, Verdict
 
 # The state each verdict leads to. A retry waits for its time; a hold is due as soon as its
 # endpoint is active again.
@@ -69,12 +70,22 @@ def claimed_row(row: Sequence[Any]) -> Claimed:
         schedule=_schedule(schedule) if schedule else None,
         trace_id=row[17],
         expires_in_s=row[18],
+        ordering_key=row[19],
     )
 
 
 def read_headers(text: str | None) -> tuple[tuple[str, str], ...]:
     """Read the headers of a notification; None is none."""
     return tuple((name, value) for name, value in json.loads(text)) if text else ()
+
+
+def lines_of(settlements: Sequence[Settlement]) -> set[str]:
+    """Name the lines that some settlements may move on; none for what is unordered."""
+    return {
+        ordering.line(one.claimed.endpoint_id, one.claimed.ordering_key)
+        for one in settlements
+        if one.claimed.ordering_key is not None
+    }
 
 
 def _schedule(text: str) -> Schedule:

@@ -1,8 +1,8 @@
 """The timer inside every worker process: what keeps work moving whatever the broker does.
 
-Each tick puts rows whose lease ran out back, stages what has come due, takes in the inbox, rings
-for what is due and looks after suspects. A bell that nobody hears is answered here. Must never
-stop because of one error: the next tick tries again.
+Each tick puts rows whose lease ran out back, stages what has come due, lets go what nothing holds
+up any more, takes in the inbox, rings for what is due and looks after suspects. A bell that nobody
+hears is answered here. Must never stop because of one error: the next tick tries again.
 """
 
 from collections.abc import Callable
@@ -79,7 +79,13 @@ class Tick:
             self._give_up()
             return
         # One step that fails must not keep the others from their turn.
-        for step in (self._release, self._stage, self._ring, self._quarantine.tend):
+        for step in (
+            self._release,
+            self._stage,
+            self._look,
+            self._ring,
+            self._quarantine.tend,
+        ):
             if not self._closing.is_set():
                 self._safely(step)
         self._safely(self._empty_inbox)
@@ -100,6 +106,9 @@ class Tick:
 
     def _stage(self) -> None:
         self._repeat(lambda: self._store.stage(limit=_STEP) == _STEP)
+
+    def _look(self) -> None:
+        self._store.look(limit=_STEP)
 
     def _empty_inbox(self) -> None:
         self._repeat(self._take_in)

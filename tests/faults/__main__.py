@@ -7,6 +7,7 @@
     python3 -m tests.faults beats --minutes 10
     python3 -m tests.faults orders --count 10000
     python3 -m tests.faults freeze --count 10000 --rate 200
+    python3 -m tests.faults ordering --keys 1000 --events 10
 
 Each prints what it measured and the comparison of the three books, and fails when a promise is
 broken.
@@ -20,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.faults import beats, freeze, hanging, kills, orders, outage
+from tests.faults import beats, freeze, hanging, kills, ordering, orders, outage
 from tests.faults.site import Site, site
 from tests.services import PostgresServer, RedisServer
 from worker import database, schema
@@ -107,6 +108,16 @@ def _freeze(given: argparse.Namespace) -> str:
     return "; ".join(ran.broken(p99_growth=_P99_GROWTH))
 
 
+def _ordering(given: argparse.Namespace) -> str:
+    with _servers() as (place, _, _):
+        ran = ordering.run(place, keys=given.keys, events=given.events, kills=given.kills)
+    print(ran.text())
+    ran.books.check()
+    if ran.missing:
+        return f"{ran.missing} events never succeeded"
+    return f"out of order: {ran.wrong[:5]}" if ran.wrong else ""
+
+
 _RUNS: dict[str, Callable[[argparse.Namespace], str]] = {
     "kills": _kills,
     "outage": _outage,
@@ -114,6 +125,7 @@ _RUNS: dict[str, Callable[[argparse.Namespace], str]] = {
     "beats": _beats,
     "orders": _orders,
     "freeze": _freeze,
+    "ordering": _ordering,
 }
 
 
@@ -131,6 +143,8 @@ def main() -> int:
     reader.add_argument("--per-s", type=float, default=300, help="callbacks a second")
     reader.add_argument("--rate", type=float, default=200, help="a second, of the frozen endpoint")
     reader.add_argument("--endpoints", type=int, default=2000)
+    reader.add_argument("--keys", type=int, default=1000, help="ordering keys")
+    reader.add_argument("--events", type=int, default=10, help="of each ordering key")
     reader.add_argument("--rounds", type=int, default=3)
     reader.add_argument("--minutes", type=float, default=10, help="of beats and workers killed")
     given = reader.parse_args()

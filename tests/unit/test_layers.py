@@ -20,7 +20,7 @@ _LAYERS = tuple(
         errors clock masking plain_text telemetry lifeline bootstrap receiver_kit
         models views settings
         states retry ack guard breaker evidence payload fields money field_* berths shape \
-            sealing signers.* columns tables* database schema statements store_rows \
+            sealing signers.* columns tables* database schema statements ordering* store_rows \
             endpoint_rows unheard heads migrations.* freeze_rules csv_text
         store* holds freeze_* freezes endpoint* profile* transport connections wire identity \
             bells mailbox doorbell after_commit embedded lookup lanes drafts intake* \

@@ -6,7 +6,7 @@ from alembic import op
 from worker.columns import BigId, moment, number, words
 
 revision = "0010"
-down_revision = "0007"
+down_revision = "0009"
 branch_labels = None
 depends_on = None
 
