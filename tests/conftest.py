@@ -15,6 +15,7 @@ import hypothesis
 import pytest
 from sqlalchemy import Engine
 
+from tests import bytecode
 from tests.services import PostgresServer, RedisServer
 from worker import database, schema
 
@@ -42,8 +43,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    slow = any(collection_path.is_relative_to(_HERE / room) for room in _SLOW_ROOMS)
-    return True if slow and config.getoption("--fast") else None
+    return True if _slow_room(collection_path) and config.getoption("--fast") else None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # Tests with a fleet of processes each, one of a room at a time: two beside each other would
+    # measure the machine. They come first, so that what is short fills the end.
+    for item in items:
+        if room := _slow_room(item.path):
+            item.add_marker(pytest.mark.xdist_group(room))
+
+
+def _slow_room(path: Path) -> str | None:
+    return next((room for room in _SLOW_ROOMS if path.is_relative_to(_HERE / room)), None)
 
 
 def pytest_configure() -> None:
@@ -51,6 +64,7 @@ def pytest_configure() -> None:
     for name in [*os.environ]:
         if name.startswith(("PAYNOTIFY_", "PG")):
             del os.environ[name]
+    bytecode.keep()
 
 
 @pytest.fixture(autouse=True)
