@@ -9,7 +9,6 @@ Must never report success when a step failed, nor skip what is not installed.
 """
 
 import json
-import re
 import signal
 import subprocess
 import sys
@@ -67,12 +66,9 @@ def _steps(chosen: list[str], *, whole: bool) -> list[tuple[str, list[str]]]:
     return [
         ("format", ["ruff", "format", "--check", "."]),
         ("lint", ["ruff", "check", "."]),
-        # More than two processors can do at once: most tests wait for a process, a lease or a
-        # merchant. Of those that start many processes, two run beside each other at most.
-        (
-            "tests",
-            [*("pytest", "-n", "3", "--dist", "loadgroup"), "--cov", "--cov-report=term", *chosen],
-        ),
+        # One more than processors: most tests wait for a process, a lease or a merchant. Who runs
+        # beside whom: turns.py.
+        ("tests", ["pytest", "-n", "3", "--cov", "--cov-report=term", *chosen]),
     ]
 
 
@@ -85,9 +81,7 @@ def _second_look(result: tuple[str, bool, float]) -> tuple[str, bool, float]:
     name, passed, seconds = result
     if name != "tests" or passed:
         return result
-    noted = json.loads(_LAST_FAILED.read_text()) if _LAST_FAILED.exists() else {}
-    # Run in a group, a test carries the group's name behind its own.
-    failed = sorted(re.sub(r"@\w+$", "", name) for name in noted)
+    failed = sorted(json.loads(_LAST_FAILED.read_text())) if _LAST_FAILED.exists() else []
     if not 0 < len(failed) <= _UNSTEADY_MAX:
         return name, False, seconds
     passed, more_s = _run("again", ["pytest", "-p", "no:randomly", *failed])

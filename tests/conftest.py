@@ -9,13 +9,14 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import freezegun
 import hypothesis
 import pytest
 from sqlalchemy import Engine
 
-from tests import bytecode
+from tests import bytecode, turns
 from tests.services import PostgresServer, RedisServer
 from worker import database, schema
 
@@ -43,20 +44,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    return True if _slow_room(collection_path) and config.getoption("--fast") else None
+    slow = any(collection_path.is_relative_to(_HERE / room) for room in _SLOW_ROOMS)
+    return True if slow and config.getoption("--fast") else None
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # Tests with a fleet of processes each, one of a room at a time: two beside each other would
-    # measure the machine. They come first, so that what is short fills the end.
-    for item in items:
-        if room := _slow_room(item.path):
-            item.add_marker(pytest.mark.xdist_group(room))
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):
+        turns.in_turn(items)
 
 
-def _slow_room(path: Path) -> str | None:
-    return next((room for room in _SLOW_ROOMS if path.is_relative_to(_HERE / room)), None)
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> turns.FromBothEnds:
+    return turns.FromBothEnds(config, log)
 
 
 def pytest_configure() -> None:

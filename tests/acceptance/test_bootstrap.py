@@ -132,7 +132,12 @@ def test_what_tests_can_be_asked_for_looks_for_packages_before_it_needs_one(
     # Not ours, so it is named instead of filled.
     venv = tmp_path / ".venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
-    words = [venv / "bin" / "python", "-m", program, *(["--help"] if program != "tests" else [])]
+    words = [
+        str(venv / "bin" / "python"),
+        "-m",
+        program,
+        *(["--help"] if program != "tests" else []),
+    ]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert re.search(r"lacks .*alembic.*pytest.*; install them or remove it\n$", done.stderr)
