@@ -13,6 +13,11 @@ Each prints what it measured and the comparison of the three books, and fails wh
 broken.
 """
 
+if __name__ == "__main__":  # before the first import that needs a package
+    from worker import bootstrap
+
+    bootstrap.ensure(groups=("test",))
+
 import argparse
 import sys
 import tempfile
