@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from worker.breaker import Policy
-from worker.models import Health
+from worker.seen import Health
 
 # A merchant that answers pings and fails payments is let go less and less often.
 _WAIT_MAX_S = 600.0

@@ -11,7 +11,8 @@ from sqlalchemy import Connection, func, select, update
 
 from worker import endpoint_writes as write
 from worker.columns import database_now
-from worker.models import Endpoint, EndpointState, Health
+from worker.models import Endpoint, EndpointState
+from worker.seen import Health
 from worker.tables import lane
 from worker.tables_freeze import freeze
 

@@ -336,33 +336,6 @@ def secret(name: str) -> str | None:
     return os.environ.get(name)
 
 
-def kept_secret(where: str, *, env: str | None = None, file: Path | None = None) -> SecretStr:
-    """Read a secret that a file of ours names but does not hold.
-
-    Args:
-        where: who asks, for the message.
-        env: name of an environment variable; not one of ours.
-        file: path of a small text file.
-
-    Raises:
-        SettingsError: it is not there, is empty or cannot be read.
-    """
-    if env is not None:
-        text = secret(env) or ""
-        fix = f"set the environment variable {env} in every worker"
-    else:
-        fix = f"put it into {file}, readable by the workers"
-        try:
-            text = Path(file or "").read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise SettingsError(
-                f"{where}: {file} cannot be read ({type(error).__name__})"
-            ) from None
-    if not text.strip():
-        raise SettingsError(f"{where}: its secret is missing; {fix}")
-    return SecretStr(text.strip())
-
-
 def bare_environment(*, root: Path = _HERE) -> dict[str, str]:
     """Build the environment of a child process that needs nothing of ours: no setting, no key."""
     environment = {name: text for name, text in os.environ.items() if not name.startswith(PREFIX)}

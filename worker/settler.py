@@ -11,18 +11,9 @@ from threading import Event, Thread
 
 from worker import clock, telemetry
 from worker.errors import UnavailableError
-from worker.models import (
-    Claimed,
-    Decision,
-    Endpoint,
-    Failure,
-    Pool,
-    Reply,
-    Secret,
-    Settlement,
-    Tally,
-)
+from worker.models import Claimed, Decision, Endpoint, Failure, Pool, Reply, Secret, Settlement
 from worker.rollup import Rollup
+from worker.seen import Tally
 from worker.store import Store
 
 # A verdict that could not be written is given up this long before its lease ends: a write that

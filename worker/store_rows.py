@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from worker import ordering
-from worker.models import Claimed, Decision, Measured, Schedule, Settlement, State, Verdict
+from worker.models import Claimed, Decision, Schedule, Settlement, State, Verdict
+from worker.seen import Measured
 
 # The state each verdict leads to. A retry waits for its time; a hold is due as soon as its
 # endpoint is active again.

@@ -15,7 +15,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from worker import clock
 from worker.errors import UnavailableError
-from worker.models import Claimed, Measured, Pool, Reason, Settled, Settlement, State
+from worker.models import Claimed, Pool, Reason, Settled, Settlement, State
+from worker.seen import Measured
 from worker.store import LOST_MAX, Claim, Released, Rules
 from worker.store_order import follow_sqlite, look_sqlite
 from worker.store_rows import (

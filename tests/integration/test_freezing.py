@@ -23,8 +23,9 @@ from worker.breaker import Policy
 from worker.freeze_probes import Probe
 from worker.freeze_rules import CERTIFICATE_CHANGED, URL_CHANGED, Manner, Move
 from worker.freezer import Freezer
-from worker.models import Allowed, Endpoint, EndpointState, Pool, Tally
+from worker.models import Allowed, Endpoint, EndpointState, Pool
 from worker.runtime import Runtime
+from worker.seen import Tally
 from worker.tables_alerts import alert
 from worker.tables_freeze import certificate, freeze
 from worker.tables_schedules import sweep as sweep_row

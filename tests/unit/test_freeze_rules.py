@@ -17,7 +17,7 @@ from worker.freeze_rules import (
     first_wait_s,
     why_freeze,
 )
-from worker.models import Health
+from worker.seen import Health
 
 _MANNER = Manner(trips=3, open_s=600.0, probe_s=30.0, trial_s=1800.0)
 _SEEN = Seen(

@@ -18,7 +18,7 @@ _LAYERS = tuple(
     line.split()
     for line in """
         errors clock masking plain_text telemetry lifeline bootstrap receiver_kit
-        models views settings
+        models seen views settings
         states retry ack guard breaker evidence payload fields money field_* berths shape \
             sealing signers.* columns tables* database schema statements ordering* store_rows \
             endpoint_rows unheard heads migrations.* freeze_rules csv_text
@@ -39,9 +39,8 @@ _LAYERS = tuple(
 )
 # Rules and facts: the same answer for the same arguments, so they may touch nothing outside.
 _PURE = (
-    "models states retry ack guard breaker freeze_rules payload fields money field_* shape heads "
-    "store_rows "
-    "signers.* masking"
+    "models seen states retry ack guard breaker freeze_rules payload fields money field_* shape "
+    "heads store_rows signers.* masking"
 )
 _OUTSIDE = {
     *("sqlalchemy", "psycopg", "sqlite3", "redis", "celery", "kombu", "pycurl", "requests"),
