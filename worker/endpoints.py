@@ -344,7 +344,7 @@ class Endpoints:
             if before is None:
                 raise _unknown(connection, name)
             after = replace(change(before), config_no=before.config_no + 1)
-            if (after.scheme, after.options) != (before.scheme, before.options):
+            if _signing(after) != _signing(before):
                 self._check_secrets(connection, after)
             write.save(connection, after)
             if "client_pem" in given:
@@ -373,6 +373,10 @@ class Endpoints:
                     f"{endpoint.scheme} cannot sign with secret {secret.version} of endpoint "
                     f"{endpoint.name} ({error.problem}); register a new endpoint for it",
                 ) from None
+
+
+def _signing(endpoint: Endpoint) -> tuple[object, ...]:
+    return endpoint.scheme, endpoint.options, endpoint.fields
 
 
 def _unknown(connection: Connection, name: str) -> NotFoundError:

@@ -52,7 +52,7 @@ def test_the_commands_of_the_product_are_all_there() -> None:
         *("list", "cancel", "status", "dead list", "dead explain", "dead redrive", "dead discard"),
         *("endpoint add", "endpoint list", "endpoint show", "endpoint pause", "endpoint resume"),
         *("schedule list", "schedule next", "schedule run", "schedule pause", "schedule resume"),
-        *("profile list", "profile show"),
+        *("profile list", "profile show", "receiver-kit"),
         *(
             "schedule history",
             "endpoint rotate-secret",
