@@ -279,9 +279,8 @@ class SqliteStore(Upkeep):
         again = poisoned = 0
         with self._write() as tx:
             now = _now()
-            lines = set()
-            for row_id, abandoned, line in _all(tx, lost, now=now, **which):
-                lines |= {line} if line else set()
+            taken = _all(tx, lost, now=now, **which)
+            for row_id, abandoned, _ in taken:
                 dead = abandoned + 1 >= dead_after
                 state = State.DEAD if dead else State.PENDING
                 _one(tx, _RELEASE, id=row_id, state=state.value, now=now)
@@ -291,7 +290,7 @@ class SqliteStore(Upkeep):
                     _bury(tx, row_id, now, reason=Reason.POISON, error=error)
                 poisoned += dead
                 again += not dead
-            follow_sqlite(tx, lines, now)
+            follow_sqlite(tx, {row[2] for row in taken if row[2]}, now)
         return Released(again=again, poisoned=poisoned)
 
     def due_pools(self) -> frozenset[Pool]:
@@ -310,9 +309,7 @@ class SqliteStore(Upkeep):
                 raw = tx.connection.driver_connection
                 assert isinstance(raw, sqlite3.Connection)  # noqa: S101 - for the type checker
                 yield raw
-        except (DBAPIError, sqlite3.OperationalError) as error:
-            raise UnavailableError("database", str(error), "it is tried again") from error
-        except PoolTimeoutError as error:
+        except (DBAPIError, PoolTimeoutError, sqlite3.OperationalError) as error:
             raise UnavailableError("database", str(error), "it is tried again") from error
 
 

@@ -5,7 +5,7 @@ from threading import Thread
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, select, update
+from sqlalchemy import Engine, select, text, update
 from sqlalchemy.exc import DBAPIError
 
 from schedules import retention_parts
@@ -190,7 +190,7 @@ def again(engine: Engine, store: Store) -> int:
     """Look at every blocked row now."""
     table, now = tables.delivery, store.now()
     with engine.begin() as tx:
-        tx.execute(update(table).where(table.c.state == "blocked").values(due_at=now))
+        tx.execute(update(table).where(text("state = 'blocked'")).values(due_at=now))
     return store.look(limit=100)
 
 
@@ -499,7 +499,7 @@ def test_nothing_about_lines_reads_a_table_whole(
 
 
 _ALL_IN_LINE = """
-UPDATE paynotify_notification SET ordering_key = 'k' || id % 50, ordering_wait_s = 600;
+UPDATE paynotify_notification SET ordering_key = 'k' || mod(id, 50), ordering_wait_s = 600;
 UPDATE paynotify_delivery d SET ordering = n.endpoint_id || ':' || n.ordering_key
   FROM paynotify_notification n WHERE n.id = d.id;
 INSERT INTO paynotify_ordering (ordering) SELECT DISTINCT ordering FROM paynotify_delivery;
