@@ -22,6 +22,7 @@ from tests import bytecode, programs
 from worker import bootstrap
 
 _UNSTEADY_MAX = 6
+_TESTS_FAILED = 1  # pytest's exit code
 _LAST_FAILED = bootstrap.ROOT / ".pytest_cache" / "v" / "cache" / "lastfailed"
 _ROOMS = ("unit", "integration", "acceptance", "faults")
 
@@ -53,9 +54,9 @@ def main(arguments: list[str]) -> int:
         if types is not None:
             results = [("types", *types.result()), *map(_second_look, results)]
     print("\n" + "-" * 60)
-    for name, passed, seconds in results:
-        print(f"{name:<10} {'passed' if passed else 'FAILED'}  {seconds:7.1f} s")
-    failed = [name for name, passed, _ in results if not passed]
+    for name, code, seconds in results:
+        print(f"{name:<10} {'FAILED' if code else 'passed'}  {seconds:7.1f} s")
+    failed = [name for name, code, _ in results if code]
     print(f"FAILED: {', '.join(failed)}" if failed else "All passed.", flush=True)
     return 1 if failed else 0
 
@@ -72,26 +73,27 @@ def _steps(chosen: list[str], *, whole: bool) -> list[tuple[str, list[str]]]:
     ]
 
 
-def _second_look(result: tuple[str, bool, float]) -> tuple[str, bool, float]:
-    """Run the few tests that failed among two thousand once more, alone, and name them.
+def _second_look(result: tuple[str, int, float]) -> tuple[str, int, float]:
+    """Run the few tests that failed among thousands once more, alone, and name them.
 
     They start real servers and kill them on a machine that others share: what fails once and
     passes alone is a test to make steadier, said aloud, and no reason to call the code broken.
     """
-    name, passed, seconds = result
-    if name != "tests" or passed:
+    name, code, seconds = result
+    # Any other code is a run that did not get to its end, and says nothing of what it left out.
+    if name != "tests" or code != _TESTS_FAILED:
         return result
     failed = sorted(json.loads(_LAST_FAILED.read_text())) if _LAST_FAILED.exists() else []
     if not 0 < len(failed) <= _UNSTEADY_MAX:
-        return name, False, seconds
-    passed, more_s = _run("again", ["pytest", "-p", "no:randomly", *failed])
-    if passed:
+        return result
+    code, more_s = _run("again", ["pytest", "-p", "no:randomly", *failed])
+    if code == 0:
         print("\nunsteady, failed once and passed alone:", *failed, sep="\n  ")
-    return name, passed, seconds + more_s
+    return name, code, seconds + more_s
 
 
-def _run(name: str, command: list[str], *, keep: bool = False) -> tuple[bool, float]:
-    """Run a step; with ``keep`` what it says is printed at its end, in one piece."""
+def _run(name: str, command: list[str], *, keep: bool = False) -> tuple[int, float]:
+    """Run a step, return its exit code and seconds; ``keep`` prints what it says in one piece."""
     title = f"\n== {name}: {' '.join(command)}"
     if not keep:
         print(title, flush=True)
@@ -106,7 +108,7 @@ def _run(name: str, command: list[str], *, keep: bool = False) -> tuple[bool, fl
     )
     if keep:
         print(title, done.stdout, sep="\n", end="", flush=True)
-    return done.returncode == 0, time.monotonic() - started
+    return done.returncode, time.monotonic() - started
 
 
 def _servers_are_there() -> bool:

@@ -13,7 +13,7 @@ def in_turn(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: [not item.nodeid.startswith(room) for room in _ROOMS])
 
 
-class FromBothEnds(LoadScopeScheduling):
+class FromBothEnds(LoadScopeScheduling):  # type: ignore[misc]
     """Two workers take tests from the front, where the slow ones are; all others from the back.
 
     Fleets wait for deadlines, not for a processor: beside two of them there is time for short

@@ -32,11 +32,15 @@ def project(tmp_path: Path) -> Path:
     return root
 
 
-def test_a_bare_python_builds_once_and_goes_on(project: Path) -> None:
+def test_a_bare_python_builds_once_and_goes_on(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     first = _run(project, "demo", "--keep")
     assert first.returncode == 0, first.stderr
     assert "First start: putting 1 packages into" in first.stdout
     assert "runs well ['demo', '--keep']" in first.stdout
+    assert [*(project / ".venv").rglob("tiny_thing.*.pyc")], "compiled anew at each start"
     second = _run(project)
     assert second.stdout == "runs well []\n"
     # From inside as well, where the package is there anyway.
