@@ -197,6 +197,8 @@ def _step(step: Step) -> dict[str, object]:
             "elapsed_ms": tried.elapsed_ms,
             "finished_at": tried.finished_at,
             "secret_version": tried.secret_version,
+            "config_no": tried.config_no or None,
+            "signed_at": tried.signed_at or None,
             "worker": tried.worker,
         }
     elif step.letter is not None:

@@ -95,6 +95,8 @@ def attempts(connection: Connection, notification_id: int) -> list[Attempt]:
             elapsed_ms=row.elapsed_ms,
             remote_ip=row.remote_ip,
             secret_version=row.secret_version,
+            signed_at=row.signed_at,
+            config_no=row.config_no,
             worker=row.worker,
         )
         for row in connection.execute(query)

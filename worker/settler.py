@@ -11,18 +11,9 @@ from threading import Event, Thread
 
 from worker import clock, telemetry
 from worker.errors import UnavailableError
-from worker.models import (
-    Claimed,
-    Decision,
-    Endpoint,
-    Failure,
-    Pool,
-    Reply,
-    Secret,
-    Settlement,
-    Tally,
-)
+from worker.models import Claimed, Decision, Endpoint, Failure, Pool, Reply, Secret, Settlement
 from worker.rollup import Rollup
+from worker.seen import Tally
 from worker.store import Store
 
 # A verdict that could not be written is given up this long before its lease ends: a write that
@@ -86,6 +77,7 @@ class Sent:
 
     Attributes:
         keep_until_s: monotonic time after which the lease may be somebody else's.
+        signed_at: whole seconds since 1970; 0 when nothing was signed.
     """
 
     claimed: Claimed
@@ -93,6 +85,7 @@ class Sent:
     secret_version: int
     batch: Batch
     keep_until_s: float
+    signed_at: int = 0
 
 
 Answer = tuple[Sent, Reply]

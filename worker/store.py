@@ -12,7 +12,8 @@ from datetime import datetime
 from typing import Protocol
 
 from worker.breaker import Policy
-from worker.models import Claimed, Measured, Pool, Settled, Settlement, Tally
+from worker.models import Claimed, Pool, Settled, Settlement
+from worker.seen import Measured, Tally
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from worker import clock, statements
 from worker.database import unavailable
 from worker.errors import UnavailableError
-from worker.models import Claimed, Measured, Pool, Settled, Settlement
+from worker.models import Claimed, Pool, Settled, Settlement
+from worker.seen import Measured
 from worker.store import LOST_MAX, Claim, Released, Rules
 from worker.store_order import follow_postgresql, look_postgresql
 from worker.store_rows import (
@@ -316,5 +317,7 @@ def _settle_row(settlement: Settlement) -> tuple[object, ...]:
         settlement.elapsed_ms,
         settlement.remote_ip,
         settlement.secret_version,
+        settlement.signed_at,
+        settlement.config_no,
         verdict.reason.value if verdict.reason else "",
     )

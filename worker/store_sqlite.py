@@ -15,7 +15,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from worker import clock
 from worker.errors import UnavailableError
-from worker.models import Claimed, Measured, Pool, Reason, Settled, Settlement, State
+from worker.models import Claimed, Pool, Reason, Settled, Settlement, State
+from worker.seen import Measured
 from worker.store import LOST_MAX, Claim, Released, Rules
 from worker.store_order import follow_sqlite, look_sqlite
 from worker.store_rows import (
@@ -96,7 +97,7 @@ _CLOSE = """
 UPDATE paynotify_attempt
    SET finished_at = :now, outcome = :outcome, status = :status, error = :error,
        evidence = :evidence, elapsed_ms = :elapsed_ms, remote_ip = :remote_ip,
-       secret_version = :secret_version
+       secret_version = :secret_version, signed_at = :signed_at, config_no = :config_no
  WHERE notification_id = :id AND claim_no = :claim_no
 """
 
@@ -339,6 +340,8 @@ def _settle_one(tx: sqlite3.Connection, settlement: Settlement, now: int) -> boo
         elapsed_ms=settlement.elapsed_ms,
         remote_ip=settlement.remote_ip,
         secret_version=settlement.secret_version,
+        signed_at=settlement.signed_at,
+        config_no=settlement.config_no,
     )
     if verdict.reason:
         _bury(

@@ -26,7 +26,8 @@ from sqlalchemy import (
 from worker import ordering
 from worker.breaker import after
 from worker.columns import database_now
-from worker.models import Health, Outcome, State, Tally
+from worker.models import Outcome, State
+from worker.seen import Health, Tally
 from worker.store import Backlog, Rules
 from worker.tables import attempt, audit, dead_letter, delivery, inbox, lane
 

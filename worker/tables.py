@@ -11,6 +11,7 @@ check could only repeat what the statement guarantees, at the price of a row loc
 """
 
 from sqlalchemy import (
+    BigInteger,
     Boolean,
     Column,
     Float,
@@ -57,6 +58,18 @@ endpoint_secret = Table(
     moment("created_at", nullable=False, default=True),
     # None: the present one. Set at rotation: signs along with the new one until then.
     moment("retires_at"),
+)
+
+endpoint_version = Table(
+    "paynotify_endpoint_version",
+    metadata,
+    # What an endpoint was at each config_no, never changed: an attempt can be written once more
+    # as it was sent. Read by its key only.
+    Column("endpoint_id", BigId, ForeignKey("paynotify_endpoint.id"), primary_key=True),
+    Column("config_no", Integer, primary_key=True, autoincrement=False),
+    Column("url", Text, nullable=False),
+    Column("config", Text, nullable=False),
+    moment("at", nullable=False, default=True),
 )
 
 lane = Table(
@@ -232,7 +245,11 @@ attempt = Table(
     words("evidence"),
     number("elapsed_ms"),
     words("remote_ip"),
+    # With what it was signed, as far as as_sent.py needs it to write the request once more:
+    # whole seconds since 1970, and the version of the endpoint; 0 while open.
     number("secret_version"),
+    Column("signed_at", BigInteger, nullable=False, server_default="0"),
+    number("config_no"),
     # store.backlog: the last minute. BRIN costs a claim next to nothing, rows come in time order.
     Index(
         "paynotify_attempt_started",

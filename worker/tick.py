@@ -16,6 +16,7 @@ from worker.models import Pool
 from worker.quarantine import Quarantine
 from worker.rollup import Rollup
 from worker.store import Store
+from worker.witness import Witness
 
 # Rows one statement moves: some 20 ms, so that no claim waits long for their locks.
 _STEP = 2000
@@ -31,6 +32,7 @@ class Tick:
         store: released and staged.
         courier: rings and, when nobody hears, delivers.
         rollup: written when it is time to.
+        witness: what merchants showed is written down.
         give_up: ends this process when its courier lost a thread.
         quarantine: sends the suspects.
         take_in: accepts a bounded part of the inbox; says whether there is more.
@@ -44,6 +46,7 @@ class Tick:
         courier: Courier,
         quarantine: Quarantine,
         rollup: Rollup,
+        witness: Witness,
         take_in: Callable[[], bool],
         give_up: Callable[[], None],
         every_s: float,
@@ -53,6 +56,7 @@ class Tick:
         self._courier = courier
         self._quarantine = quarantine
         self._rollup = rollup
+        self._witness = witness
         self._take_in = take_in
         self._every_s = every_s
         self._due_since_s: dict[Pool, float] = {}
@@ -86,6 +90,7 @@ class Tick:
                 self._safely(step)
         self._safely(self._empty_inbox)
         self._safely(self._rollup.write_if_due)
+        self._safely(self._witness.write)
 
     def _release(self) -> None:
         released = self._store.release(limit=_STEP)

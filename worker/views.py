@@ -20,6 +20,8 @@ class Attempt:
     elapsed_ms: int
     remote_ip: str
     secret_version: int
+    signed_at: int
+    config_no: int
     worker: str
 
 
