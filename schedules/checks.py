@@ -173,6 +173,11 @@ class Checks:
             values.append(_as_seen(one) | {"next_check_at": at, "unknowns": unknowns})
         _write(tx, values)
 
+    def leave(self, tx: Connection, seen: Check, *, now: datetime) -> None:
+        """Ask again in a minute, whatever its window: the answer could not be written down."""
+        at = windows.first_check(now, luck=self._luck())
+        _write(tx, [_as_seen(seen) | {"next_check_at": at}])
+
     def follow(
         self, tx: Connection, seen: Check, *, channel: str, placed_at: datetime, now: datetime
     ) -> None:

@@ -66,8 +66,7 @@ class Corrector:
     def apply(self, tx: Connection, answers: Sequence[Answered], *, now: datetime) -> list[str]:
         """Carry answers out in this transaction; returns what was done with each, for counting.
 
-        Several never wait for an order that somebody else holds: that fails at once, and then
-        each has to come alone.
+        None waits for an order that somebody else holds: that is an error at once.
 
         Args:
             tx: of nobody else; committed by the caller, rolled back after any error.
@@ -84,7 +83,7 @@ class Corrector:
         self._read(tx, _open(works))
         self._sort_out(tx, _open(works), now)
         judged = self._judge(tx, _open(works), now)
-        self._move(tx, judged, wait=len(answers) == 1)
+        self._move(tx, judged)
         self._sequels.write(tx, judged, now=now)
         return [work.done for work in works]
 
@@ -112,9 +111,9 @@ class Corrector:
         cases.see(tx, proof.unreadable(seen, "", problem), now=now)
 
     def leave(self, tx: Connection, seen: Check, *, now: datetime) -> None:
-        """Ask again about what somebody else holds for long."""
+        """Ask again soon about what somebody else holds."""
         if self._checks.hold(tx, [seen]):
-            self._checks.put_off(tx, [seen], now=now)
+            self._checks.leave(tx, seen, now=now)
 
     def _hold(self, tx: Connection, works: Sequence[_Work]) -> None:
         held = self._checks.hold(tx, [work.seen for work in works])
@@ -175,16 +174,16 @@ class Corrector:
         }
         return self._orders.refunds_of_many(tx, paid) if paid else {}
 
-    def _move(self, tx: Connection, judged: Sequence[Judged], *, wait: bool) -> None:
+    def _move(self, tx: Connection, judged: Sequence[Judged]) -> None:
         orders = [(one, move) for one in judged if (move := one.order_move) is not None]
         if orders:
-            moved = self._orders.move_many(tx, [move for _, move in orders], wait=wait)
+            moved = self._orders.move_many(tx, [move for _, move in orders], wait=False)
             for one, move in orders:
                 one.moved = f"{move.order.state} -> {move.to}"
                 one.lost = move.order.order_no not in moved
         refunds = [(one, back) for one in judged if (back := one.refund_move) is not None]
         if refunds:
-            moved = self._orders.move_refunds(tx, [back for _, back in refunds], wait=wait)
+            moved = self._orders.move_refunds(tx, [back for _, back in refunds], wait=False)
             for one, back in refunds:
                 one.moved = f"{back.refund.state} -> {back.to}"
                 one.lost = back.refund.refund_no not in moved

@@ -171,7 +171,7 @@ def test_an_order_its_table_refuses_takes_no_other_along(shop: Shop) -> None:
         assert len(shop.evidence(f"A{number}")) == 1
 
 
-def test_an_order_that_its_host_holds_for_long_is_asked_about_again(
+def test_an_order_that_its_host_holds_is_asked_about_again_soon(
     postgres_engine: Engine, sim: ChannelSim, file: Path
 ) -> None:
     # A SQLite file is held as a whole.
