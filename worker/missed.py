@@ -31,14 +31,15 @@ PAGE_MAX = 200
 # page of a quiet endpoint among millions of others is empty and has a cursor to go on.
 _WINDOW = 20_000
 _WINDOWS = 10
-_UNFINISHED = (State.DEAD, State.WAITING, State.PENDING, State.SENDING)
+_UNFINISHED = (State.DEAD, State.BLOCKED, State.WAITING, State.PENDING, State.SENDING)
 
 
 class Standing(StrEnum):
     """How a notification that was not acknowledged stands.
 
-    ``DEAD``: given up. ``HELD``: its endpoint is not called now. ``WAITING``: due, or due later.
-    ``IN_FLIGHT``: being sent, its answer is not known yet.
+    ``DEAD``: given up. ``HELD``: its endpoint is not called now. ``WAITING``: due, due later, or
+    behind an earlier one of its ordering key. ``IN_FLIGHT``: being sent, its answer is not known
+    yet.
     """
 
     DEAD = "dead"
@@ -56,7 +57,7 @@ class Missed:
         reason: why it is dead; empty otherwise.
         attempts: sends so far.
         last_status: of the last answer; 0 when none came.
-        next_at: when it is sent next at the earliest; None when it is not.
+        next_at: when it is sent next at the earliest; None when it is not, or waits for another.
         payload: the frozen text, secrets and card numbers in it masked.
         payload_sha256: of the frozen bytes as they are sent.
     """
@@ -274,7 +275,7 @@ def _missed(row: Row[Any], endpoint: Endpoint) -> Missed:
         attempts=row.attempt_no,
         last_status=row.status or 0,
         created_at=row.created_at,
-        next_at=row.due_at if standing is Standing.WAITING else None,
+        next_at=row.due_at if standing is Standing.WAITING and row.state != State.BLOCKED else None,
         content_type=row.content_type or endpoint.content_type,
         payload=mask(payload.decode("utf-8", "backslashreplace")),
         payload_sha256=sha256(payload).hexdigest(),

@@ -80,6 +80,17 @@ def _since(engine: Engine) -> datetime:
 
 
 @pytest.mark.usefixtures("secret")
+def test_what_stands_behind_an_earlier_one_is_named(engine: Engine) -> None:
+    _enqueue(engine, 2, ordering_key="A1")
+    [page] = _pages(engine, since=_since(engine))
+    assert [row.standing.value for row in page.rows] == ["waiting", "waiting"]
+    assert [row.next_at is None for row in page.rows] == [False, True]
+    Endpoints(engine, _SEALER).pause("acme", who="li", why="w")
+    [page] = _pages(engine, since=_since(engine))
+    assert [row.standing.value for row in page.rows] == ["held", "held"]
+
+
+@pytest.mark.usefixtures("secret")
 def test_every_state_but_delivered_and_cancelled_is_named(engine: Engine) -> None:
     store = store_on(engine)
     ids = _enqueue(engine, 5)
