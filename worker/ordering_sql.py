@@ -64,7 +64,8 @@ _HELD_UP = f"""
             OR EXISTS (SELECT 1 FROM paynotify_notification e
                         WHERE e.id = p.id AND e.expires_at <= {{now}})))"""  # noqa: S608 - constants
 
-# The first blocked row of each of some lines, if nothing holds it up any more.
+# The first blocked row of each of some lines, if nothing holds it up any more. One that is
+# superseded and was not among those dropped at once is left to the next look.
 PROMOTE_POSTGRESQL = f"""
 WITH next AS MATERIALIZED (
   SELECT b.id, b.lane_id, line.ordering, n.ordering_wait_s, l.open
@@ -78,6 +79,9 @@ WITH next AS MATERIALIZED (
    CROSS JOIN LATERAL (
       SELECT NOT held AND (open_until IS NULL OR open_until <= statement_timestamp()) AS open
         FROM paynotify_lane WHERE id = b.lane_id LIMIT 1) l
+   WHERE NOT EXISTS (
+      SELECT 1 FROM paynotify_ordering mark
+       WHERE mark.ordering = line.ordering AND mark.superseded_below > b.id)
 ),
 free AS MATERIALIZED (
   SELECT next.id FROM next WHERE NOT EXISTS ({

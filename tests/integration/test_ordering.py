@@ -261,6 +261,34 @@ def test_supersede_cancels_what_is_older_and_names_what_took_its_place(
     assert [row.id for row in claim(store)] == [ids[2], newest]
 
 
+def test_of_a_line_too_long_to_be_dropped_at_once_nothing_superseded_is_sent(
+    postgres_engine: Engine,
+) -> None:
+    add_lane(postgres_engine)
+    store = store_on(postgres_engine)
+    with postgres_engine.begin() as tx:
+        tx.execute(
+            text(
+                "INSERT INTO paynotify_notification (id, endpoint_id, message_id, event_type,"
+                " event_key, payload, ordering_key, ordering_wait_s)"
+                " SELECT n, 1, 'msg_' || n, 't', 'k' || n, '', :key, 600"
+                " FROM generate_series(-10002, -1) AS n"
+            ),
+            {"key": KEY},
+        )
+        tx.execute(
+            text(
+                "INSERT INTO paynotify_delivery (id, lane_id, state, priority, due_at, ordering)"
+                " SELECT n, 1, 'blocked', 5, now(), :line FROM generate_series(-10002, -1) AS n"
+            ),
+            {"line": ordering.line(1, KEY)},
+        )
+    [newest] = put(postgres_engine, event(1, supersede=True))
+    assert claim(store) == []
+    store.look(limit=10)
+    assert [row.id for row in claim(store)] == [newest]
+
+
 def test_supersede_within_one_call_leaves_the_last(engine: Engine, store: Store) -> None:
     ids = put(engine, *(event(number, supersede=True) for number in range(3)))
     assert states(engine, ids) == ["cancelled", "cancelled", "pending"]
