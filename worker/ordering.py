@@ -19,6 +19,7 @@ _NOTIFICATION, _DELIVERY, _LINE = tables.notification, tables.delivery, tables.o
 _UNSENT = (State.BLOCKED, State.DEAD, State.CANCELLED)
 
 _ENTER = text(ordering_sql.ENTER_POSTGRESQL)
+_OPEN, _TAKE = text(ordering_sql.OPEN_POSTGRESQL), text(ordering_sql.TAKE_POSTGRESQL)
 _MARK = text(ordering_sql.MARK)
 _FOLLOW = {
     "postgresql": (text(ordering_sql.DROP_POSTGRESQL), text(ordering_sql.PROMOTE_POSTGRESQL)),
@@ -48,6 +49,18 @@ def enter(connection: Connection, lines: Iterable[str]) -> None:
     """
     if connection.dialect.name == "postgresql":
         connection.execute(_ENTER, {"lines": written(lines)})
+
+
+def busy(connection: Connection, lines: Collection[str]) -> set[str]:
+    """Take what lines nobody else writes into, until the end; return the others, without waiting.
+
+    Waiting while others are kept could end in a circle with a host that takes one after the other.
+    """
+    if not lines or connection.dialect.name != "postgresql":
+        return set()
+    given = {"lines": written(lines)}
+    connection.execute(_OPEN, given)
+    return set(lines) - set(connection.scalars(_TAKE, given))
 
 
 def supersede(connection: Connection, newest: Mapping[str, int]) -> None:

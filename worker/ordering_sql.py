@@ -168,6 +168,19 @@ SELECT value FROM json_array_elements_text(CAST(:lines AS json)) ORDER BY 1
 ON CONFLICT (ordering) DO UPDATE SET touched_at = now()
 """
 
+# The same for lines that nobody writes into just now; first those that were forgotten.
+OPEN_POSTGRESQL = """
+INSERT INTO paynotify_ordering (ordering)
+SELECT value FROM json_array_elements_text(CAST(:lines AS json))
+ WHERE NOT EXISTS (SELECT 1 FROM paynotify_ordering WHERE ordering = value) ORDER BY 1
+ON CONFLICT (ordering) DO NOTHING
+"""
+TAKE_POSTGRESQL = """
+SELECT ordering FROM paynotify_ordering
+ WHERE ordering = ANY(ARRAY(SELECT json_array_elements_text(CAST(:lines AS json))))
+   FOR NO KEY UPDATE SKIP LOCKED
+"""
+
 # Remember what superseded everything older in its line.
 MARK = """
 INSERT INTO paynotify_ordering (ordering, superseded_below) VALUES (:line, :id)

@@ -200,14 +200,19 @@ _HELD_AND_OLDEST = (
 
 
 def _left_behind(tx: Connection, letter_ids: Sequence[int]) -> set[int]:
-    """Return the letters whose notification a newer one of its ordering key has overtaken."""
+    """Return the letters whose notification a newer one of its ordering key has overtaken.
+
+    Who is writing into a line just now overtakes what is dead in it. The other lines are kept
+    until the transaction ends, so that what comes next stands behind.
+    """
     rows = tx.execute(
-        select(dead_letter.c.id, dead_letter.c.notification_id).where(
-            dead_letter.c.id.in_(letter_ids)
-        )
+        select(dead_letter.c.id, dead_letter.c.notification_id, delivery.c.ordering)
+        .outerjoin(delivery, delivery.c.id == dead_letter.c.notification_id)
+        .where(dead_letter.c.id.in_(letter_ids))
     ).all()
+    busy = ordering.busy(tx, {row.ordering for row in rows if row.ordering is not None})
     found = ordering.overtaken(tx, [row.notification_id for row in rows])
-    return {row.id for row in rows if row.notification_id in found}
+    return {row.id for row in rows if row.notification_id in found or row.ordering in busy}
 
 
 def _resolve(

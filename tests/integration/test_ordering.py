@@ -443,6 +443,22 @@ def test_an_earlier_id_that_commits_later_is_not_overtaken(postgres_engine: Engi
     assert states(postgres_engine, [first, *second]) == ["pending", "blocked"]
 
 
+def test_a_dead_one_is_not_redriven_beside_one_that_is_being_enqueued(
+    postgres_engine: Engine,
+) -> None:
+    add_lane(postgres_engine)
+    store = store_on(postgres_engine)
+    [old] = put(postgres_engine, event(1))
+    settle(store, claim(store), DEAD)
+    letter = letters_of(postgres_engine, old)[0].id
+    with postgres_engine.connect() as host:
+        NOTIFIER.enqueue_many(host, [event(2)])
+        assert store.redrive([letter], who="kim", why="back", over_s=0) == []
+        host.rollback()
+    assert store.redrive([letter], who="kim", why="back", over_s=0) == [letter]
+    assert row_of(postgres_engine, old).state == "blocked"
+
+
 def test_a_transaction_with_an_older_snapshot_fails_instead_of_overtaking(
     postgres_engine: Engine,
 ) -> None:
