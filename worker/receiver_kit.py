@@ -42,6 +42,7 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]{0,63}").fullmatch
 _CUT = re.compile(r"&[A-Za-z_][A-Za-z0-9_.\-]{0,63}=").search
 _ROOT_FIRST = re.compile(r"\s*(?:<\?xml [^<>]*\?>\s*)?<[A-Za-z_]").match
 _TIME = re.compile(rb"[0-9]{1,11}").fullmatch
+# No dot: joined by dots, an id that holds one could be cut elsewhere and mean another message.
 _ID = re.compile(rb"[\x21-\x2d\x2f-\x7e]{1,255}").fullmatch
 
 
@@ -70,7 +71,7 @@ class Verified:
 @dataclass(frozen=True)
 class _Call:
     secrets: Sequence[str] = field(repr=False)
-    headers: Mapping[str, str | bytes] | Iterable[tuple[str, str | bytes]]
+    headers: Sequence[tuple[str, str | bytes]]
     body: bytes
     url: str
     own: Iterable[str]
@@ -78,11 +79,10 @@ class _Call:
     tolerance_s: float
     options: Mapping[str, str]
 
-    def header(self, name: str) -> bytes:
-        pairs = self.headers.items() if isinstance(self.headers, Mapping) else self.headers
-        found = [_bytes(value) for key, value in pairs if str(key).lower() == name.lower()]
-        if len(found) != 1 or len(found[0]) > _HEADER_MAX:
-            raise RefusedError(f"the header {name} is missing, twice there or too long")
+    def header(self, name: str, fits: Callable[[bytes], object] = lambda _: True) -> bytes:
+        found = [_bytes(value) for key, value in self.headers if str(key).lower() == name.lower()]
+        if len(found) != 1 or len(found[0]) > _HEADER_MAX or not fits(found[0]):
+            raise RefusedError(f"the header {name} is missing, twice there, too long or strange")
         return found[0]
 
     def fresh(self, timestamp: bytes) -> bytes:
@@ -147,14 +147,16 @@ def verify(
         raise UsageError(f"{profile} {_ELSEWHERE}")
     if profile not in _PROFILES:
         raise UsageError(f"no profile {profile!r}; there are {', '.join(sorted(_PROFILES))}")
-    if isinstance(secrets, (str, bytes)) or not secrets or not all(secrets):
-        raise UsageError("secrets must be a list of your secrets, and not empty")
+    good = [isinstance(secret, str) and secret for secret in secrets]
+    if isinstance(secrets, str) or not good or not all(good):
+        raise UsageError("secrets must be a list of your secrets as text, and not empty")
     if not isinstance(body, (bytes, bytearray, memoryview)) or not isinstance(url, str):
         raise UsageError("body must be the bytes as they came, not a text; url a text")
     if len(body) > _BODY_MAX:
         raise RefusedError(f"the body has {len(body)} bytes, which nobody sends")
     now_s = time.time() if now_s is None else now_s
-    call = _Call(secrets, headers, bytes(body), url, tuple(own), now_s, tolerance_s, options or {})
+    pairs = tuple(getattr(headers, "items", lambda: headers)())
+    call = _Call(secrets, pairs, bytes(body), url, tuple(own), now_s, tolerance_s, options or {})
     return _PROFILES[profile](call)
 
 
@@ -199,9 +201,7 @@ def refuse(profile: str) -> tuple[int, str, bytes]:
 
 
 def _standard_webhooks(call: _Call) -> Verified:
-    message_id = call.header("webhook-id")
-    if not _ID(message_id):
-        raise RefusedError("webhook-id is no id")
+    message_id = call.header("webhook-id", _ID)
     timestamp = call.fresh(call.header("webhook-timestamp"))
     macs = call.macs(b".".join((message_id, timestamp, call.body)), _READ["whsec"])
     given = call.header("webhook-signature").split(b" ")
@@ -227,7 +227,7 @@ def _plain_hmac(call: _Call) -> Verified:
     if "time" in what:
         parts.insert(0, call.fresh(call.header(options.get("time_header", ""))))
     if "id" in what:
-        parts.insert(0, call.header(options.get("id_header", "")))
+        parts.insert(0, call.header(options.get("id_header", ""), _ID))
     read = _READ.get(options.get("key", ""), str.encode)
     output = options.get("output", "hex")
     write = base64.b64encode if output == "base64" else binascii.hexlify
@@ -276,7 +276,7 @@ def _of_fields(
 ) -> Verified:
     try:
         data = signed.encode(call.options.get("charset", "utf-8"))
-    except ValueError:
+    except (ValueError, LookupError):
         raise RefusedError("a field holds what its charset does not have") from None
     keys = [secret.encode() for secret in call.secrets]
     # Agreed beforehand: a sender that could choose would choose the weaker one.

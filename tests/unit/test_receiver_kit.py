@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from email import message_from_string
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -303,10 +304,28 @@ def test_a_good_signature_among_many_counts_and_a_downgraded_one_does_not() -> N
 
 
 @pytest.mark.parametrize("message_id", ["a.b", "", "x" * 256, "é", "a b"])
-def test_a_strange_id_is_refused(message_id: str) -> None:
+@pytest.mark.parametrize(("name", "header"), [("standard", "webhook-id"), ("hmac-timed", "X-Id")])
+def test_a_strange_id_is_refused(name: str, header: str, message_id: str) -> None:
+    shaped = sent(name)
+    headers = {**dict(shaped.headers), header: message_id}
+    assert believed(name, shaped, headers=headers) is None
+
+
+@pytest.mark.parametrize("name", ["standard", "hmac-timed"])
+def test_what_is_signed_cannot_be_cut_at_another_dot(name: str) -> None:
+    start, rest = b'{"memo":"tea', b'cake","n":1}'
+    shaped = sent(name, body=start + b".%d." % NOW + rest)
+    said = read(name, shaped).id
+    moved = f"{said}.{NOW}.{start.decode()}"
+    headers = {key: moved if value == said else value for key, value in shaped.headers}
+    assert believed(name, with_body(shaped, rest), headers=headers) is None
+
+
+def test_headers_are_read_as_any_framework_gives_them() -> None:
     shaped = sent("standard")
-    headers = {**dict(shaped.headers), "webhook-id": message_id}
-    assert believed("standard", shaped, headers=headers) is None
+    lines = "".join(f"{name}: {value}\n" for name, value in shaped.headers)
+    read("standard", shaped, headers=message_from_string(lines))
+    read("standard", shaped, headers=iter(shaped.headers))
 
 
 def test_a_header_that_stands_there_twice_is_refused() -> None:
@@ -453,6 +472,7 @@ def test_adyen_shows_signed_fields_only() -> None:
         ("epay", {"secrets": "SECRET"}, "secrets must be a list"),
         ("epay", {"secrets": [""]}, "secrets must be a list"),
         ("epay", {"body": "a=1"}, "body must be the bytes"),
+        ("epay", {"secrets": [b"SECRET"]}, "secrets must be a list"),
         ("epay2", {}, "no profile 'epay2'; there are adyen, epay"),
         ("wechat-v3", {}, "private key.*cryptography.*wechatpayv3"),
         ("alipay-rsa2", {}, "alipay-sdk-python"),
