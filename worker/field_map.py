@@ -115,10 +115,10 @@ class FieldMap:
         for field in self._fields:
             try:
                 value = self._value(field, known, currency)
-            except CannotError as error:
+            except (CannotError, *_UNREADABLE) as error:
                 if told.lenient:
                     continue
-                raise BadFieldError(f"fields.{field.name}", str(error)) from None
+                raise BadFieldError(f"fields.{field.name}", _why(error)) from None
             if value is not None:
                 made.append((field.name, _carried(value, encoding, charset)))
             elif not (field.optional or told.lenient):
@@ -265,6 +265,12 @@ def _find(field: _Field, known: dict[str, Any]) -> object:
         if found is not _MISSING and found is not None:
             return found
     return _MISSING
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, CannotError):
+        return str(error)
+    return "is out of range, or nested too deep"
 
 
 def _follow(path: tuple[str, ...], known: dict[str, Any]) -> object:

@@ -15,6 +15,8 @@ from typing import NoReturn
 from worker import money
 from worker.signers.encoding import Bare
 
+# Written out, a number with a larger exponent is as many zeros.
+_EXPONENT_MAX = 64
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?").fullmatch
 _TIME_FORMAT = re.compile(r"(?:%[YmdHMSzyjf%]|[^%])+").fullmatch
 
@@ -55,8 +57,15 @@ def text_of(value: object) -> str:
     if isinstance(value, int):
         return Bare(str(value))
     if isinstance(value, Decimal):
-        return Bare(f"{value:f}")
+        return Bare(_plain(value))
     return Bare(_compact(value))
+
+
+def _plain(value: Decimal) -> str:
+    exponent = value.as_tuple().exponent
+    if not isinstance(exponent, int) or abs(exponent) > _EXPONENT_MAX:
+        _cannot(f"is a number beyond {_EXPONENT_MAX} places")
+    return f"{value:f}"
 
 
 def _compact(value: object) -> str:
@@ -66,7 +75,7 @@ def _compact(value: object) -> str:
     if isinstance(value, list):
         return "[" + ",".join(map(_compact, value)) + "]"
     if isinstance(value, Decimal):
-        return f"{value:f}"
+        return _plain(value)
     return json.dumps(value, ensure_ascii=False)
 
 

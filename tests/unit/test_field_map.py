@@ -235,6 +235,25 @@ def test_an_amount_is_written_whole_or_not_at_all(minor: int, currency: str, pla
         assert Decimal(text) == exact
 
 
+@pytest.mark.parametrize(
+    ("how", "value"),
+    [
+        ("payload.x", "1e999999999"),
+        ("payload.x", "[-1e-999999999]"),
+        ("payload.x | number", "1e65"),
+        ("payload.x", "[" * 900 + "]" * 900),
+        ("payload.x | time", '"9999-12-31T23:59:59+00:00"'),
+        ("payload.x | unix_ms", '"4800-01-01T00:00:00+00:00"'),
+        ("payload.x | unix_ms", "99999999999"),
+    ],
+)
+def test_what_has_no_end_or_range_is_refused_by_name(how: str, value: str) -> None:
+    fields = FieldMap((("x", how),), currency="=CNY", zone="+08:00")
+    told = Told(facts=FACTS, payload=b'{"x":' + value.encode() + b"}")
+    with pytest.raises(BadFieldError, match=r"fields\.x: is "):
+        fields.apply(told, encoding=Encoding.FORM, charset="utf-8")
+
+
 @pytest.mark.parametrize("module", [money, field_map, field_steps, encoding])
 def test_no_float_stands_where_amounts_pass(module: ModuleType) -> None:
     assert module.__file__
