@@ -28,6 +28,17 @@ _EXTENDS_MAX = 8
 _BLANK = Endpoint(id=0, name="a", merchant="m", url="")
 _ALWAYS = ("scheme", "method", "content_type", "encoding", "fields", "currency", "zone", "options")
 _SOMETIMES = ("ack", "timeout_s", "schedule", "terminal_statuses")
+# What a file may write there; the rest says itself what is wrong with a value.
+_KINDS: Mapping[str, tuple[type | tuple[type, ...], str]] = {
+    **dict.fromkeys(
+        ("about", "scheme", "method", "content_type", "encoding", "currency", "zone", "ack"),
+        (str, "text"),
+    ),
+    "schedule": ((str, Mapping), "text, or a table of texts"),
+    "terminal_statuses": (list, "a list of statuses"),
+    "fields": (Mapping, "a table"),
+    "options": (Mapping, "a table"),
+}
 _KEYS = ("about", "extends", "vector", *_ALWAYS, *_SOMETIMES)
 
 
@@ -185,11 +196,11 @@ def _plain(table: object) -> dict[str, Any]:
         raise BadFieldError("scheme", "is missing; a profile is a table with a scheme")
     for key in table:
         if key not in _KEYS:
-            near = get_close_matches(key, _KEYS, n=1, cutoff=0)
+            near = get_close_matches(str(key), _KEYS, n=1, cutoff=0)
             raise BadFieldError(str(key)[:64], f"is no key of a profile; did you mean {near[0]}?")
-    for key in ("fields", "options"):
-        if not isinstance(table.get(key, {}), Mapping):
-            raise BadFieldError(key, "must be a table")
+        kind, what = _KINDS.get(key, (object, ""))
+        if not isinstance(table[key], kind):
+            raise BadFieldError(key, f"must be {what}")
     return dict(table)
 
 
