@@ -4,12 +4,14 @@ Must never freeze an endpoint that recovered in the meantime, or that is not to 
 """
 
 from datetime import datetime, timedelta
+from itertools import islice
 
 from sqlalchemy import Connection, Engine, insert, select, text, update
 
 from worker import endpoint_writes as write
 from worker import freeze_rules
 from worker.breaker import Policy
+from worker.endpoint_rows import read_config
 from worker.freeze_rules import Manner
 from worker.freeze_writes import health_of, move, now_of, print_of
 from worker.models import Endpoint, EndpointState
@@ -41,20 +43,23 @@ def _suspects(engine: Engine, manner: Manner, breaker: Policy, limit: int) -> li
     with engine.connect() as connection:
         now = now_of(connection)
         rows = connection.execute(
-            select(lane.c.endpoint_id, lane.c.open_until, lane.c.opened_times)
+            select(lane.c.endpoint_id, lane.c.open_until, lane.c.opened_times, _endpoint.c.config)
+            .join(_endpoint, _endpoint.c.id == lane.c.endpoint_id)
             # An open breaker's lane is slow; as the index of slow lanes says it.
             .where(text("paynotify_lane.slow"), ~lane.c.held, lane.c.host == "")
             .where(lane.c.open_until > now)
             .order_by(lane.c.opened_times.desc(), lane.c.id)
-            .limit(limit)
         ).all()
-    return [
+    # Those that are never frozen fail for ever, and must not stand in front of the others.
+    found = (
         row.endpoint_id
         for row in rows
         if freeze_rules.why_freeze(
             health_of(row.open_until, row.opened_times, now), manner, breaker
         )
-    ]
+        and read_config(row.config).get("freeze", True)
+    )
+    return list(islice(found, limit))
 
 
 def _freeze_one(

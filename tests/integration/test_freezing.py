@@ -127,6 +127,15 @@ def test_who_is_not_to_be_frozen_is_not(engine: Engine, kept: str) -> None:
     assert _freeze(engine, manner) == []
 
 
+def test_who_is_never_frozen_does_not_stand_in_front_of_the_others(engine: Engine) -> None:
+    _trip(engine, add_lane(engine, "never"), times=9)
+    with engine.begin() as tx:
+        tx.execute(update(tables.endpoint).values(config='{"freeze": false}'))
+    _trip(engine, add_lane(engine))
+    found = freezes.freeze_failing(engine, manner=_MANNER, breaker=Policy(), limit=1)
+    assert [name for name, _ in found] == ["acme"]
+
+
 def test_an_answer_lets_one_notification_through_then_two_and_four(engine: Engine) -> None:
     lane = add_lane(engine, in_flight_cap=50)
     add_due(engine, lane, 40)
