@@ -178,8 +178,11 @@ class FileSink(Sink):
 
     def begin(self, text: str) -> None:
         """Open the part and cut off what was written after the last whole page."""
-        flags = os.O_RDWR | os.O_CREAT
-        self._open = os.open(self._part, flags, 0o600)
+        if not self._size:
+            # Whose it was nobody knows: what is in it may be read by others, or be a link.
+            self._part.unlink(missing_ok=True)
+        new = 0 if self._size else os.O_CREAT | os.O_EXCL
+        self._open = os.open(self._part, os.O_RDWR | os.O_NOFOLLOW | new, 0o600)
         os.ftruncate(self._open, self._size)
         os.lseek(self._open, self._size, os.SEEK_SET)
         super().begin(text)
@@ -224,7 +227,9 @@ class FileSink(Sink):
             size, self.rows, self.cursor = state["bytes"], state["rows"], state["cursor"]
             same = state["of"] == self._of
             with self._part.open("rb") as part:
-                self._hash.update(part.read(size))
+                done = part.read(size)
+            self._hash.update(done)
+            same = same and size == len(done)
         except (OSError, ValueError, KeyError, TypeError):
             same = False
         if not same:
@@ -245,7 +250,8 @@ def _next(engine: Engine, sealer: Sealer, wanted: Wanted, cursor: str) -> Page:
 def _replace(file: Path, text: str) -> None:
     """Write a small file whole or not at all."""
     draft = file.with_name(f".{file.name}.new")
-    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    draft.unlink(missing_ok=True)
+    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(handle, "w", encoding="utf-8") as out:
         out.write(text)
         out.flush()

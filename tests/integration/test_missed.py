@@ -341,6 +341,46 @@ def test_killed_in_the_middle_the_same_call_goes_on(
         missed_file.FileSink(out, wanted)
 
 
+def test_what_others_laid_in_its_way_is_not_written_into(
+    sqlite_engine: Engine, tmp_path: Path
+) -> None:
+    _register(sqlite_engine, "acme")
+    _enqueue(sqlite_engine, 2)
+    theirs, out = tmp_path / "theirs", tmp_path / "acme.jsonl"
+    theirs.write_text("theirs")
+    for name in ("acme.jsonl.part", ".acme.jsonl.manifest.json.new"):
+        (tmp_path / name).symlink_to(theirs)
+    wanted = Wanted(endpoint="acme", form=Form.JSON, since=_since(sqlite_engine))
+    sink = missed_file.FileSink(out, wanted)
+    missed_file.export(sqlite_engine, _SEALER, wanted, who="li", why="w", sink=sink)
+    assert theirs.read_text() == "theirs"
+    assert not out.is_symlink()
+    assert stat.S_IMODE(out.stat().st_mode) == 0o600
+
+
+def test_a_part_that_lost_its_end_is_not_gone_on_with(
+    sqlite_engine: Engine, tmp_path: Path
+) -> None:
+    _register(sqlite_engine, "acme")
+    _enqueue(sqlite_engine, 250)
+    out = tmp_path / "acme.jsonl"
+    wanted = Wanted(endpoint="acme", form=Form.JSON, since=_since(sqlite_engine))
+
+    def stop(_: Page) -> None:
+        raise KeyboardInterrupt
+
+    sink = missed_file.FileSink(out, wanted)
+    with pytest.raises(KeyboardInterrupt):
+        missed_file.export(
+            sqlite_engine, _SEALER, wanted, who="li", why="w", sink=sink, on_page=stop
+        )
+    sink.close()
+    part = tmp_path / "acme.jsonl.part"
+    part.write_bytes(part.read_bytes()[:-1])
+    with pytest.raises(BadFieldError, match="damaged"):
+        missed_file.FileSink(out, wanted)
+
+
 def test_the_command_writes_a_file_and_its_proof(
     sqlite_dsn: str,
     sqlite_engine: Engine,
