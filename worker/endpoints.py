@@ -376,7 +376,7 @@ class Endpoints:
 
 
 def _signing(endpoint: Endpoint) -> tuple[object, ...]:
-    return endpoint.scheme, endpoint.options, endpoint.fields
+    return endpoint.scheme, endpoint.encoding, endpoint.options, endpoint.fields
 
 
 def _unknown(connection: Connection, name: str) -> NotFoundError:

@@ -172,6 +172,13 @@ def test_an_update_that_is_refused_changes_nothing(engine: Engine, endpoints: En
     assert len(_audit(engine)) == 1
 
 
+def test_an_encoding_that_cannot_carry_the_fields_is_refused(endpoints: Endpoints) -> None:
+    names = {"amount": "payload.a", "amount.total": "payload.b"}
+    _add(endpoints, scheme="plain-hmac", encoding="form", fields=names)
+    with pytest.raises(BadFieldError, match=r"fields\.amount\.total"):
+        endpoints.update("acme", who="li", why="w", encoding="json")
+
+
 def test_taking_an_exception_away_is_refused_while_the_url_needs_it(endpoints: Endpoints) -> None:
     _add(endpoints, url="http://pay.example.com/", allowed=Allowed(http=True))
     with pytest.raises(UrlRefusedError) as caught:
