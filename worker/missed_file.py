@@ -165,6 +165,8 @@ class FileSink(Sink):
 
     def __init__(self, file: Path, wanted: Wanted) -> None:
         super().__init__(lambda _: None)
+        if not file.name:
+            raise BadFieldError("--out", f"{str(file)!r} is no name of a file; add one")
         self._file = file
         self._part = file.with_name(f"{file.name}.part")
         self._state = file.with_name(f"{file.name}.cursor")

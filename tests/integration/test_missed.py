@@ -404,7 +404,12 @@ def test_the_command_writes_a_file_and_its_proof(
     assert _CARD not in said.out
     shown = json.loads(said.err)
     assert Webhook(secret).verify(shown["body"], shown["headers"])["rows"] == 2
-    for more, named in ((("--cursor", "x"), "cursor"), (("--out", out), "there already")):
+    for more, named in (
+        (("--cursor", "x"), "cursor"),
+        (("--out", out), "there already"),
+        (("--out", "/"), "no name of a file"),
+        (("--out", ""), "no name of a file"),
+    ):
         refused = terminal(*words, *more)
         assert (refused.code, named in refused.err) == (1, True)
     assert "--why" in terminal(*words[:-2]).err
