@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import Row
 
-from worker.models import AckRule, Allowed, BodyRule, Endpoint, EndpointState, Schedule
+from worker.models import AckRule, Allowed, BodyRule, Encoding, Endpoint, EndpointState, Schedule
 
 # Fields of Endpoint that live in the JSON document; the others have columns of their own.
 CONFIG = (
@@ -19,6 +19,12 @@ CONFIG = (
     "ack",
     "method",
     "content_type",
+    "profile",
+    "encoding",
+    "fields",
+    "currency",
+    "zone",
+    "options",
     "timeout_s",
     "schedules",
     "terminal_statuses",
@@ -27,6 +33,8 @@ CONFIG = (
     "allowed",
     "ca_pem",
     "revive",
+    "freeze",
+    "ordering_wait_s",
 )
 
 
@@ -41,6 +49,7 @@ def config_text(endpoint: Endpoint) -> str:
     config: dict[str, object] = {name: getattr(endpoint, name) for name in CONFIG}
     config["ack"] = asdict(endpoint.ack)
     config["allowed"] = asdict(endpoint.allowed)
+    config["options"] = dict(endpoint.options)
     config["schedules"] = [[pattern, asdict(plan)] for pattern, plan in endpoint.schedules]
     return json.dumps(config, ensure_ascii=False, separators=(",", ":"))
 
@@ -62,6 +71,10 @@ def read_config(text: str) -> dict[str, Any]:
     for name in ("events", "terminal_statuses"):
         if name in config:
             config[name] = tuple(config[name])
+    if "encoding" in config:
+        config["encoding"] = Encoding(config["encoding"])
+    if "fields" in config:
+        config["fields"] = tuple((name, how) for name, how in config["fields"])
     if "ack" in config:
         ack = config["ack"]
         config["ack"] = AckRule(

@@ -11,18 +11,9 @@ from threading import Event, Thread
 
 from worker import clock, telemetry
 from worker.errors import UnavailableError
-from worker.models import (
-    Claimed,
-    Decision,
-    Endpoint,
-    Failure,
-    Pool,
-    Reply,
-    Secret,
-    Settlement,
-    Tally,
-)
+from worker.models import Claimed, Decision, Endpoint, Failure, Pool, Reply, Secret, Settlement
 from worker.rollup import Rollup
+from worker.seen import Tally
 from worker.store import Store
 
 # A verdict that could not be written is given up this long before its lease ends: a write that
@@ -86,6 +77,7 @@ class Sent:
 
     Attributes:
         keep_until_s: monotonic time after which the lease may be somebody else's.
+        signed_at: whole seconds since 1970; 0 when nothing was signed.
     """
 
     claimed: Claimed
@@ -93,6 +85,7 @@ class Sent:
     secret_version: int
     batch: Batch
     keep_until_s: float
+    signed_at: int = 0
 
 
 Answer = tuple[Sent, Reply]
@@ -110,7 +103,8 @@ class Settler:
         store: where verdicts go.
         judge: turns an answer into a settlement; pure.
         on_gone: told the endpoint of a 410 and its config_no, before it is written.
-        on_settled: told the batches that moved, after they are written.
+        on_settled: told the batches that moved, and how many rows were let go by them, after they
+            are written.
         rollup: counts every verdict.
         batch_size: verdicts written at once, at most.
         wait_s: how long a verdict waits for company.
@@ -123,7 +117,7 @@ class Settler:
         store: Store,
         judge: Callable[[Sent, Reply], Settlement],
         on_gone: Callable[[int, int], object],
-        on_settled: Callable[[set[Batch]], None],
+        on_settled: Callable[[set[Batch], int], None],
         rollup: Rollup,
         batch_size: int,
         wait_s: float,
@@ -216,7 +210,7 @@ class Settler:
                 else:
                     self._write([_stripped(*pairs[0], error)], stripped=True)
             else:
-                self._wrote(pairs, frozenset(settled.stale))
+                self._wrote(pairs, frozenset(settled.stale), settled.promoted)
             return
 
     def _hold(self, pairs: list[tuple[Settlement, Sent]]) -> None:
@@ -249,7 +243,9 @@ class Settler:
             sent.batch.settled(None)
         return [(settlement, sent) for settlement, sent in pairs if sent.keep_until_s > now]
 
-    def _wrote(self, pairs: list[tuple[Settlement, Sent]], stale: frozenset[int]) -> None:
+    def _wrote(
+        self, pairs: list[tuple[Settlement, Sent]], stale: frozenset[int], promoted: int
+    ) -> None:
         batches = set()
         for settlement, sent in pairs:
             decision = settlement.verdict.decision
@@ -262,7 +258,7 @@ class Settler:
         settlements = [settlement for settlement, _ in pairs]
         self._rollup.settled(settlements, stale)
         self._tell_health(settlements)
-        self._on_settled(batches)
+        self._on_settled(batches, promoted)
 
     def _tell_health(self, settlements: Sequence[Settlement]) -> None:
         """Move breakers on; spotless lanes that stay spotless cost nothing."""
