@@ -19,6 +19,7 @@ from worker import (
     cli_endpoint,
     cli_endpoint_state,
     cli_hold,
+    cli_route,
     cli_run,
     cli_show,
     cli_status,
@@ -41,6 +42,7 @@ SCHEDULES = {
 }
 
 cli_endpoint_state.register(cli_endpoint.app)
+cli_endpoint.app.add_typer(cli_route.app, name="route")
 
 
 def commands(wanted: Collection[str]) -> typer.Typer:

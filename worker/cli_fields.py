@@ -141,5 +141,6 @@ def describe(endpoint: Endpoint) -> dict[str, object]:
         "allowed": asdict(endpoint.allowed),
         "own_ca": endpoint.ca_pem is not None,
         "revive": endpoint.revive,
+        "pinned": endpoint.pinned,
         "config_no": endpoint.config_no,
     }

@@ -22,6 +22,7 @@ from worker.errors import PaynotifyError, UnavailableError, UrlRefusedError
 from worker.judging import judged
 from worker.models import Pool, Reply, Request, Schedule
 from worker.rollup import Rollup
+from worker.route_board import RouteBoard
 from worker.settler import Answer, Batch, Sent, Settler, newest, summary
 from worker.shape import UNREADABLE, check_sendable, not_sent, shaped
 from worker.store import Claim, Store
@@ -67,6 +68,7 @@ class Courier:
         mark_gone: told the id of an endpoint that answered 410, and its config_no.
         doorbell: rung when there is more.
         rollup: counts what was settled.
+        routes: chooses among those of endpoints with several.
         manner: limits and defaults.
         make_transport: makes the transport, given where replies go.
     """
@@ -79,12 +81,14 @@ class Courier:
         mark_gone: Callable[[int, int], object],
         doorbell: Doorbell,
         rollup: Rollup,
+        routes: RouteBoard,
         manner: Manner,
         make_transport: "Callable[[Callable[[Sequence[tuple[Request, Reply]]], None]], Transport]",
     ) -> None:
         self._store = store
         self._book = book
         self._doorbell = doorbell
+        self._routes = routes
         self._manner = manner
         self._settler = Settler(
             store=store,
@@ -97,6 +101,7 @@ class Courier:
             on_gone=mark_gone,
             on_settled=self._after_settle,
             rollup=rollup,
+            routes=routes,
             batch_size=manner.batch_size,
             wait_s=manner.settle_s,
             slow_after_ms=manner.slow_after_ms,
@@ -240,12 +245,16 @@ class Courier:
             )
             return batch
         batch.names = tuple(endpoint.name for endpoint in endpoints.values())
+        self._routes.look(endpoints.values())
         signed_at = clock.unix_s()
         requests: list[Request] = []
         unsent: list[Answer] = []
         for row in claim.rows:
             endpoint = endpoints.get(row.endpoint_id, UNREADABLE)
-            sent = Sent(row, endpoint, newest(endpoint.secrets), batch, keep_until_s)
+            via = None
+            if endpoint.routes and not row.notify_url:
+                endpoint, via = self._routes.choose(endpoint)
+            sent = Sent(row, endpoint, newest(endpoint.secrets), batch, keep_until_s, via)
             try:
                 check_sendable(row, endpoint)
                 requests.append(

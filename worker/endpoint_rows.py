@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import Row
 
 from worker.models import AckRule, Allowed, BodyRule, Endpoint, EndpointState, Schedule
+from worker.route_facts import Route
 
 # Fields of Endpoint that live in the JSON document; the others have columns of their own.
 CONFIG = (
@@ -27,6 +28,10 @@ CONFIG = (
     "allowed",
     "ca_pem",
     "revive",
+    "routes",
+    "weight",
+    "pinned",
+    "routes_made",
 )
 
 
@@ -42,6 +47,7 @@ def config_text(endpoint: Endpoint) -> str:
     config["ack"] = asdict(endpoint.ack)
     config["allowed"] = asdict(endpoint.allowed)
     config["schedules"] = [[pattern, asdict(plan)] for pattern, plan in endpoint.schedules]
+    config["routes"] = [asdict(route) for route in endpoint.routes]
     return json.dumps(config, ensure_ascii=False, separators=(",", ":"))
 
 
@@ -81,6 +87,8 @@ def read_config(text: str) -> dict[str, Any]:
         config["schedules"] = tuple(
             (pattern, read_schedule(plan)) for pattern, plan in config["schedules"]
         )
+    if "routes" in config:
+        config["routes"] = tuple(Route(**route) for route in config["routes"])
     return config
 
 

@@ -136,6 +136,30 @@ class Endpoints:
 
         return self._change(name, "endpoint.update", who, why, changed, fields)
 
+    def change_routes(
+        self,
+        name: str,
+        change: Callable[[Endpoint], Endpoint],
+        *,
+        action: str,
+        who: str,
+        why: str,
+    ) -> Endpoint:
+        """Change the routes of an endpoint by one of the rules in ``endpoint_routes.py``.
+
+        Raises:
+            BadFieldError: names the field; nothing was changed.
+            NotFoundError: no such endpoint, or no such route.
+            WrongStateError: it was deleted.
+        """
+
+        def changed(before: Endpoint) -> Endpoint:
+            if before.state is EndpointState.DELETED:
+                raise WrongStateError(f"endpoint {name}", "deleted", "register a new one")
+            return _guarded(change(before))
+
+        return self._change(name, action, who, why, changed, {})
+
     def pause(self, name: str, *, who: str, why: str) -> Endpoint:
         """Hold all notifications of an endpoint; nothing burns. Pausing again keeps the new why."""
         return self._move(name, EndpointState.PAUSED, who, why)
@@ -271,6 +295,7 @@ class Endpoints:
         changed = replace(endpoint, **fields)
         if given.keys() & {"url", "allowed"}:
             guard.check_url(changed.url, changed.allowed, field="url")
+            _guarded(changed)
         return changed
 
     def _insert(
@@ -334,6 +359,7 @@ class Endpoints:
             if after.scheme != before.scheme:
                 self._check_secrets(connection, after)
             write.save(connection, after)
+            write.forget_routes(connection, before, after)
             if "client_pem" in given:
                 write.seal_client(connection, self._sealer, after)
             if also is not None:
@@ -359,6 +385,12 @@ class Endpoints:
                     f"{endpoint.scheme} cannot sign with secret {secret.version} of endpoint "
                     f"{endpoint.name} ({error.problem}); register a new endpoint for it",
                 ) from None
+
+
+def _guarded(endpoint: Endpoint) -> Endpoint:
+    for route in endpoint.routes:
+        guard.check_url(route.url, endpoint.allowed, field=f"route {route.no}")
+    return endpoint
 
 
 def _unknown(connection: Connection, name: str) -> NotFoundError:

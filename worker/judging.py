@@ -71,6 +71,7 @@ def judged(
         error=_error(reply),
         remote_ip=reply.remote_ip,
         secret_version=sent.secret_version,
+        via=sent.via,
     )
 
 

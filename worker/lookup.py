@@ -95,6 +95,7 @@ def attempts(connection: Connection, notification_id: int) -> list[Attempt]:
             remote_ip=row.remote_ip,
             secret_version=row.secret_version,
             worker=row.worker,
+            route=row.route,
         )
         for row in connection.execute(query)
     ]

@@ -9,6 +9,8 @@ six of a hundred for the whole of a callback. Treat them as if they were.
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from worker.route_facts import Route, Via
+
 
 class State(StrEnum):
     """Where a notification is in its life; see ``states.py`` for the edges."""
@@ -182,6 +184,10 @@ class Endpoint:
         ca_pem: CA bundle that replaces the system's for this endpoint; None is the system's.
         client_pem: client certificate and key, one PEM text; None is none.
         revive: dead letters are sent again by themselves, slowly, once it answers again.
+        routes: other addresses of it, in order; used when ``url`` is in trouble, or beside it.
+        weight: of ``url`` among them, see :class:`worker.route_facts.Route`.
+        pinned: number of the route a person wants to be used and no other; None is none.
+        routes_made: highest number a route of it ever had.
         secrets: live secrets, newest first, one or two.
         config_no: rises with every change; caches compare it.
     """
@@ -206,6 +212,10 @@ class Endpoint:
     ca_pem: str | None = None
     client_pem: str | None = field(default=None, repr=False)
     revive: bool = True
+    routes: tuple[Route, ...] = ()
+    weight: int = 100
+    pinned: int | None = None
+    routes_made: int = 0
     secrets: tuple[Secret, ...] = field(default=(), repr=False)
     config_no: int = 1
 
@@ -326,6 +336,7 @@ class Settlement:
         evidence: head of the reply body as safe text (see ``evidence.py``), at most 4 KiB.
         error: failure class and detail, one line; empty on success.
         secret_version: version of the newest secret that signed; 0 when none did.
+        via: the route it took; None when its endpoint has but one.
     """
 
     claimed: Claimed
@@ -336,6 +347,7 @@ class Settlement:
     error: str
     remote_ip: str
     secret_version: int
+    via: Via | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,16 +9,30 @@ from pathlib import Path
 from sqlalchemy import Engine, inspect, text
 from sqlalchemy.exc import DBAPIError
 
-from worker import tables, tables_alerts, tables_orders, tables_retention, tables_schedules
+from worker import (
+    tables,
+    tables_alerts,
+    tables_orders,
+    tables_retention,
+    tables_routes,
+    tables_schedules,
+)
 from worker.columns import metadata
 from worker.database import unavailable
 from worker.errors import TablesError
 
 # The newest file in migrations/versions; a test compares them.
-HEAD = "0006"
+HEAD = "0008"
 # All of them, whichever files declare them.
 METADATA = metadata
-_DECLARED_BY = (tables, tables_alerts, tables_orders, tables_retention, tables_schedules)
+_DECLARED_BY = (
+    tables,
+    tables_alerts,
+    tables_orders,
+    tables_retention,
+    tables_routes,
+    tables_schedules,
+)
 # Two processes that migrate at once take turns.
 _GATE = "SELECT pg_advisory_xact_lock(7274497)"
 

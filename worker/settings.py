@@ -19,7 +19,7 @@ from worker.models import Schedule
 
 PREFIX = "PAYNOTIFY_"
 _HERE = Path(__file__).resolve().parent.parent
-_LISTS = ("schedule_s", "terminal_statuses", "flower_basic_auth")
+_LISTS = ("schedule_s", "terminal_statuses", "route_steps", "flower_basic_auth")
 
 
 class Settings(BaseSettings):
@@ -89,6 +89,13 @@ class Settings(BaseSettings):
         30, ge=1, le=3600, description="first pause; doubles each time the probe fails"
     )
     breaker_open_max_s: int = Field(600, ge=1, le=86_400, description="longest pause")
+    route_failures: int = Field(
+        5, ge=1, le=10_000, description="failures in a row that trip one of several routes"
+    )
+    route_steps: Annotated[tuple[int, ...], NoDecode] = Field(
+        (5, 25, 100), description="percent of its traffic a returning route gets, step by step"
+    )
+    route_step_s: float = Field(20.0, ge=0.1, le=3600, description="least length of such a step")
     slow_after_ms: int = Field(
         2000, ge=1, le=60_000, description="smoothed reply time that makes a lane slow"
     )
@@ -160,6 +167,13 @@ class Settings(BaseSettings):
     def _statuses(cls, value: tuple[int, ...]) -> tuple[int, ...]:
         if any(not 100 <= status <= 999 for status in value):
             raise ValueError("must be HTTP statuses from 100 to 999")
+        return value
+
+    @field_validator("route_steps")
+    @classmethod
+    def _steps(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if value[-1:] != (100,) or sorted({*value}) != [*value] or value[0] < 1:
+            raise ValueError("must be percentages that rise to 100, like 5,25,100")
         return value
 
     @field_validator("data_dir")

@@ -23,6 +23,8 @@ from worker.models import (
     Tally,
 )
 from worker.rollup import Rollup
+from worker.route_board import RouteBoard
+from worker.route_facts import Via
 from worker.store import Store
 
 # A verdict that could not be written is given up this long before its lease ends: a write that
@@ -85,7 +87,9 @@ class Sent:
     """What travels with a request and comes back with its reply.
 
     Attributes:
+        endpoint: as it is called through the route.
         keep_until_s: monotonic time after which the lease may be somebody else's.
+        via: the route; None when there is but one.
     """
 
     claimed: Claimed
@@ -93,6 +97,7 @@ class Sent:
     secret_version: int
     batch: Batch
     keep_until_s: float
+    via: Via | None = None
 
 
 Answer = tuple[Sent, Reply]
@@ -112,6 +117,7 @@ class Settler:
         on_gone: told the endpoint of a 410 and its config_no, before it is written.
         on_settled: told the batches that moved, after they are written.
         rollup: counts every verdict.
+        routes: told how those of endpoints with several went.
         batch_size: verdicts written at once, at most.
         wait_s: how long a verdict waits for company.
         slow_after_ms: replies slower than this are worth telling the breaker.
@@ -125,6 +131,7 @@ class Settler:
         on_gone: Callable[[int, int], object],
         on_settled: Callable[[set[Batch]], None],
         rollup: Rollup,
+        routes: RouteBoard,
         batch_size: int,
         wait_s: float,
         slow_after_ms: float,
@@ -134,6 +141,7 @@ class Settler:
         self._on_gone = on_gone
         self._on_settled = on_settled
         self._rollup = rollup
+        self._routes = routes
         self._batch_size = batch_size
         self._wait_s = wait_s
         self._slow_after_ms = slow_after_ms
@@ -225,6 +233,7 @@ class Settler:
             (settlement.claimed.endpoint_id, settlement.claimed.config_no)
             for settlement, _ in pairs
             if settlement.verdict.decision is Decision.HOLD
+            and not self._routes.outlives(settlement)
         }:
             self._on_gone(endpoint_id, config_no)
 
@@ -266,11 +275,11 @@ class Settler:
 
     def _tell_health(self, settlements: Sequence[Settlement]) -> None:
         """Move breakers on; spotless lanes that stay spotless cost nothing."""
-        tallies = tallied(settlements, slow_after_ms=self._slow_after_ms)
-        if not tallies:
-            return
         try:
-            self._store.tell_health(tallies)
+            heard = self._routes.hear(settlements)
+            tallies = tallied(heard, slow_after_ms=self._slow_after_ms)
+            if tallies:
+                self._store.tell_health(tallies)
         except Exception as error:  # noqa: BLE001 - this thread outlives it
             # Health is advice, not truth: the next failures will say it again.
             telemetry.log(telemetry.Event.HEALTH_LOST, level="warning", why=str(error))

@@ -287,4 +287,5 @@ def _settle_row(settlement: Settlement) -> tuple[object, ...]:
         settlement.remote_ip,
         settlement.secret_version,
         verdict.reason.value if verdict.reason else "",
+        settlement.via.no if settlement.via else 0,
     )

@@ -87,7 +87,7 @@ _CLOSE = """
 UPDATE paynotify_attempt
    SET finished_at = :now, outcome = :outcome, status = :status, error = :error,
        evidence = :evidence, elapsed_ms = :elapsed_ms, remote_ip = :remote_ip,
-       secret_version = :secret_version
+       secret_version = :secret_version, route = :route
  WHERE notification_id = :id AND claim_no = :claim_no
 """
 
@@ -324,6 +324,7 @@ def _settle_one(tx: sqlite3.Connection, settlement: Settlement, now: int) -> boo
         elapsed_ms=settlement.elapsed_ms,
         remote_ip=settlement.remote_ip,
         secret_version=settlement.secret_version,
+        route=settlement.via.no if settlement.via else 0,
     )
     if verdict.reason:
         _bury(

@@ -201,6 +201,8 @@ attempt = Table(
     number("elapsed_ms"),
     words("remote_ip"),
     number("secret_version"),
+    # Which of several routes it took; 0 is the endpoint's own URL, or its notification's.
+    number("route"),
     # store.backlog: the last minute. BRIN costs a claim next to nothing, rows come in time order.
     Index(
         "paynotify_attempt_started",

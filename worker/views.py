@@ -21,6 +21,7 @@ class Attempt:
     remote_ip: str
     secret_version: int
     worker: str
+    route: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

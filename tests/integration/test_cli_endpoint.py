@@ -92,6 +92,31 @@ def test_an_update_changes_only_what_it_names(terminal: Terminal) -> None:
     assert after["allowed"] == {"http": False, "ports": [], "networks": []}
 
 
+def test_routes_are_added_weighed_pinned_listed_and_removed(terminal: Terminal) -> None:
+    _add(terminal)
+    words = ("endpoint", "route")
+    assert "but its own URL" in terminal.ok(*words, "list", "acme").out
+    said = terminal.ok(*words, "add", "acme", "https://b.acme.com/cb?key=1", "--why", "spare")
+    assert "route 1" in said.out
+    terminal.ok(*words, "weight", "acme", "1", "50", "--why", "share")
+    terminal.ok(*words, "pin", "acme", "1", "--why", "tonight")
+    shown = terminal.ok("endpoint", "show", "acme", "--json").json
+    assert [(route["no"], route["weight"], route["percent"]) for route in shown["routes"]] == [
+        (0, 100, 0.0),
+        (1, 50, 100.0),
+    ]
+    assert shown["pinned"] == 1
+    listed = terminal.ok(*words, "list", "acme").out
+    assert "sound, pinned" in listed
+    assert "key=1" not in listed
+    assert "unpin" in terminal(*words, "remove", "acme", "1", "--why", "closed").err
+    terminal.ok(*words, "unpin", "acme", "--why", "done")
+    assert "STANDING" in terminal.ok("endpoint", "show", "acme").out
+    terminal.ok(*words, "remove", "acme", "1", "--why", "closed")
+    refused = terminal(*words, "add", "acme", "https://127.0.0.1/", "--why", "spare")
+    assert (refused.code, "IP address" in refused.err) == (1, True)
+
+
 def test_pause_resume_and_delete_say_what_became_of_it(terminal: Terminal) -> None:
     _add(terminal)
     assert "paused" in terminal.ok("endpoint", "pause", "acme", "--why", "moving").out

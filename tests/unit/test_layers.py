@@ -18,12 +18,12 @@ _LAYERS = tuple(
     line.split()
     for line in """
         errors clock masking plain_text telemetry lifeline bootstrap
-        models views settings
-        states retry ack guard breaker evidence payload fields berths shape sealing signers.* \
-            columns tables* database schema statements store_rows endpoint_rows unheard heads \
-            migrations.*
+        models views settings route_facts
+        states retry ack guard breaker routes evidence payload fields berths shape sealing \
+            signers.* columns tables* database schema statements store_rows endpoint_rows unheard \
+            heads migrations.*
         store* holds endpoint* transport connections wire identity bells mailbox doorbell \
-            after_commit embedded lookup lanes drafts intake*
+            after_commit embedded lookup lanes drafts intake* route_rows route_board
         client inbox deliver judging settler rollup incidents tick timeline quarantine \
             deadletters alert* audit broker ping
         runtime selfcheck
@@ -37,7 +37,8 @@ _LAYERS = tuple(
 )
 # Rules and facts: the same answer for the same arguments, so they may touch nothing outside.
 _PURE = (
-    "models states retry ack guard breaker payload fields shape heads store_rows signers.* masking"
+    "models states retry ack guard breaker routes route_facts payload fields shape heads store_rows"
+    " signers.* masking endpoint_routes"
 )
 _OUTSIDE = {
     *("sqlalchemy", "psycopg", "sqlite3", "redis", "celery", "kombu", "pycurl", "requests"),
