@@ -6,6 +6,7 @@
     python3 -m tests.faults hanging --endpoints 2000 --rounds 3 --seconds 20 --per-s 300
     python3 -m tests.faults beats --minutes 10
     python3 -m tests.faults orders --count 10000
+    python3 -m tests.faults routes --per-s 300
 
 Each prints what it measured and the comparison of the three books, and fails when a promise is
 broken.
@@ -19,13 +20,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.faults import beats, hanging, kills, orders, outage
+from tests.faults import beats, hanging, kills, orders, outage, routes
 from tests.faults.site import Site, site
 from tests.services import PostgresServer, RedisServer
 from worker import database, schema
 
 _RATE_KEPT = 0.8
 _P99_GROWTH = 1.2
+_SWITCH_MS = 500
 
 
 @contextmanager
@@ -94,12 +96,25 @@ def _orders(given: argparse.Namespace) -> str:
     return "a promise was broken" if ran.problems else ""
 
 
+def _routes(given: argparse.Namespace) -> str:
+    changes = {"breaker_open_s": 3, "breaker_minimum": 40, "route_step_s": 5.0}
+    with _servers(**changes) as (place, _, _):
+        ran = routes.run(place, per_s=given.per_s, workers=2)
+    print(ran.text())
+    ran.books.check()
+    on_wire = ran.books.on_wire_of(ran.killed)
+    if ran.books.duplicates > on_wire:
+        return f"more than {on_wire} duplicates"
+    return "" if ran.switch_ms <= _SWITCH_MS else f"the switch took {ran.switch_ms:.0f} ms"
+
+
 _RUNS: dict[str, Callable[[argparse.Namespace], str]] = {
     "kills": _kills,
     "outage": _outage,
     "hanging": _hanging,
     "beats": _beats,
     "orders": _orders,
+    "routes": _routes,
 }
 
 
