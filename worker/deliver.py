@@ -146,7 +146,7 @@ class Courier:
         until_s = clock.monotonic_s() + (_TASK_S if linger else 0.0)
         more = True
         while more and (not batches or clock.monotonic_s() < until_s):
-            claim = self._claim(pool)
+            claim = self._claim(pool, until_s=until_s)
             more = claim.more
             if not claim.rows:
                 if more:
@@ -212,10 +212,11 @@ class Courier:
 
     # Claim
 
-    def _claim(self, pool: Pool) -> Claim:
+    def _claim(self, pool: Pool, *, until_s: float) -> Claim:
+        """Claim for what places there are; wait for some until ``until_s`` (monotonic)."""
         if self._closing or not self.alive:
             return Claim()
-        room = self._berths.take(pool, self._manner.batch_size)
+        room = self._room(pool, until_s - clock.monotonic_s())
         if not room:
             return Claim()
         claim = Claim()
@@ -226,6 +227,20 @@ class Courier:
         self.last_delivery_s = clock.monotonic_s()
         telemetry.count_claim(len(claim.rows))
         return claim
+
+    def _room(self, pool: Pool, wait_s: float) -> int:
+        """Take places; waits like :meth:`_linger`, because a new task would cost more."""
+        wanted = self._manner.batch_size
+        if wait_s <= 0 or not self._lingering.acquire(blocking=False):
+            return self._berths.take(pool, wanted)
+        try:
+            room = self._berths.take(pool, wanted, wait_s=wait_s)
+        finally:
+            self._lingering.release()
+        if self._closing:
+            self._berths.free(pool, room)
+            return 0
+        return room
 
     # Shape and send
 

@@ -40,6 +40,9 @@ _SELECT = tuple(
     for seen in range(_ALL + 1)
 )
 _EVENTS_MAX = 512  # taken from epoll at once: enough to share its cost, few enough to stay fair
+# Put on the wire between two looks at it. A merchant next door then has answered the first by the
+# time the next go out, and few handles stay hot; a slow one has as many on the wire all the same.
+_ADMITTED_MAX = 32
 _IDLE_CHECK_S = 30.0
 _FORGET_S = 600.0
 _HOSTS_MAX = 10_000  # remembered as troublesome; more are treated like any other
@@ -197,7 +200,8 @@ class Transport:
 
     def _admit(self, now_s: float) -> None:
         waiting = self._waiting
-        while waiting and self._on_wire < self._in_flight_max:
+        most = min(self._in_flight_max, self._on_wire + _ADMITTED_MAX)
+        while waiting and self._on_wire < most:
             request, since_s = waiting.popleft()
             if now_s - since_s < request.timeout_s:
                 self._send(request, now_s)

@@ -4,6 +4,7 @@ Must never reach past what hosts and operators use: what it measures is what the
 """
 
 import base64
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -20,7 +21,7 @@ from worker.endpoints import Endpoints
 from worker.models import Allowed
 from worker.sealing import Sealer
 
-PROCESSES = 2
+PROCESSES = os.cpu_count() or 1
 COMMAND = ("worker", "worker")
 _MASTER_KEY = bytes(range(32))
 _READY_S = 60
@@ -28,12 +29,12 @@ _READY_S = 60
 
 @contextmanager
 def workers(dsn: str, broker_url: str, folder: Path) -> Iterator[list[Talker]]:
-    """Start two worker processes; they are ended with the block.
+    """Start a worker command, one process per core as delivered; it is ended with the block.
 
     Args:
         dsn: SQLAlchemy URL.
         broker_url: Celery's.
-        folder: for their logs.
+        folder: for its log.
     """
     env = {
         "PAYNOTIFY_DATABASE_URL": dsn,
@@ -41,10 +42,7 @@ def workers(dsn: str, broker_url: str, folder: Path) -> Iterator[list[Talker]]:
         "PAYNOTIFY_MASTER_KEY": base64.b64encode(_MASTER_KEY).decode(),
     }
     with ExitStack() as stack:
-        yield [
-            stack.enter_context(Talker(COMMAND, log=folder / f"worker-{number}.log", env=env))
-            for number in range(PROCESSES)
-        ]
+        yield [stack.enter_context(Talker(COMMAND, log=folder / "worker.log", env=env))]
 
 
 def register(engine: Engine, base: str, port: int, names: Sequence[str]) -> None:
