@@ -186,10 +186,12 @@ class RouteBoard:
         if via is None or via.pinned or settlement.verdict.decision is not Decision.HOLD:
             return False
         key = (settlement.claimed.endpoint_id, via.no)
-        try:
-            self._tell({key: [RouteTally(trips=via.trips, gone=True)]})
-        except DBAPIError as error:
-            raise unavailable(error) from error
+        # Of a batch that came back with 410 the first one says it for all.
+        if self._health(*key).trips == via.trips:
+            try:
+                self._tell({key: [RouteTally(trips=via.trips, gone=True)]})
+            except DBAPIError as error:
+                raise unavailable(error) from error
         return self._has_other(*key)
 
     def _tallied(self, routed: Sequence[Settlement]) -> dict[_Key, list[RouteTally]]:
