@@ -8,10 +8,14 @@ from typing import Annotated
 import typer
 
 from worker import endpoint_routes
-from worker.cli_endpoint import routes_of, routes_table, tell
+from worker.cli_endpoint import routes_of, routes_table
+from worker.cli_fields import describe
 from worker.cli_input import Json, Name, Who, Why, desk, example, person
 from worker.cli_print import console, say, say_json
+from worker.masking import mask
+from worker.models import Endpoint
 from worker.route_facts import OWN
+from worker.route_rows import all_routes
 
 app = typer.Typer(no_args_is_help=True, help="Other addresses, for when one is in trouble.")
 No = Annotated[
@@ -42,7 +46,7 @@ def add(
             who=person(who),
             why=why,
         )
-    tell(after, as_json, f"called through route {after.routes_made} too")
+    _tell(after, as_json, f"called through route {after.routes_made} too")
 
 
 @app.command(epilog=example('paynotify endpoint route remove acme 1 --why "site closed"'))
@@ -56,7 +60,7 @@ def remove(name: Name, no: No, why: Why = "", who: Who = "", as_json: Json = Fal
             who=person(who),
             why=why,
         )
-    tell(after, as_json, f"not called through route {no} any more")
+    _tell(after, as_json, f"not called through route {no} any more")
 
 
 @app.command(epilog=example('paynotify endpoint route weight acme 1 30 --why "share the load"'))
@@ -77,7 +81,7 @@ def weight(
             who=person(who),
             why=why,
         )
-    tell(after, as_json, f"called through route {no} with weight {value}")
+    _tell(after, as_json, f"called through route {no} with weight {value}")
 
 
 @app.command(epilog=example('paynotify endpoint route pin acme 1 --why "they move tonight"'))
@@ -91,7 +95,7 @@ def pin(name: Name, no: No, why: Why = "", who: Who = "", as_json: Json = False)
             who=person(who),
             why=why,
         )
-    tell(after, as_json, f"called through route {no} only")
+    _tell(after, as_json, f"called through route {no} only")
 
 
 @app.command(epilog=example('paynotify endpoint route unpin acme --why "they have moved"'))
@@ -105,7 +109,7 @@ def unpin(name: Name, why: Why = "", who: Who = "", as_json: Json = False) -> No
             who=person(who),
             why=why,
         )
-    tell(after, as_json, "called through whichever route is well")
+    _tell(after, as_json, "called through whichever route is well")
 
 
 @app.command("list", epilog=example("paynotify endpoint route list acme"))
@@ -120,3 +124,14 @@ def list_(name: Name, as_json: Json = False) -> None:
         console().print(routes_table(views))
     else:
         say(f"endpoint {name} has but its own URL; `paynotify endpoint route add --help`")
+
+
+def _tell(endpoint: Endpoint, as_json: bool, what: str) -> None:
+    if not as_json:
+        say(f"endpoint {endpoint.name} is {what}")
+        return
+    routes = [
+        {"no": route.no, "url": mask(route.url), "weight": route.weight}
+        for route in all_routes(endpoint)
+    ]
+    say_json({**describe(endpoint), "routes": routes})

@@ -79,6 +79,17 @@ def pinned(endpoint: Endpoint, no: int | None) -> Endpoint:
     return replace(endpoint, pinned=no)
 
 
+def through(endpoint: Endpoint, no: int) -> Endpoint:
+    """Return the endpoint as it is called through one of its routes.
+
+    Raises:
+        NotFoundError: it has no such route.
+    """
+    _known(endpoint, no)
+    urls = {route.no: route.url for route in endpoint.routes}
+    return replace(endpoint, url=urls.get(no, endpoint.url))
+
+
 def _known(endpoint: Endpoint, no: int) -> None:
     numbers = [OWN, *(route.no for route in endpoint.routes)]
     if no not in numbers:
