@@ -6,7 +6,7 @@ from worker.columns import BigId, metadata, moment, number, words
 
 # One row per route that ever failed; a route without one is sound. Computed by routes.py, written
 # by settles that saw a failure and by whoever takes the probe, read by workers that send through
-# the endpoint and by nobody else: always by its key, so there is no other index.
+# the endpoint, always by its key, and by alerts, whole: no other index.
 callback_route = Table(
     "paynotify_callback_route",
     metadata,
