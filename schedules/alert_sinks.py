@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
+from schedules.secret_source import Source
 from worker import guard, ping, settings, telemetry
 from worker.alert_post import Notice
 from worker.errors import BadFieldError, PaynotifyError
@@ -74,22 +75,6 @@ class LogSink:
             text=notice.text,
         )
         return ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
-    """Where a secret is kept: an environment variable or a file."""
-
-    env: str | None = None
-    file: Path | None = None
-
-    def read(self, where: str) -> str:
-        """Return it.
-
-        Raises:
-            SettingsError: it is not there.
-        """
-        return settings.kept_secret(where, env=self.env, file=self.file).get_secret_value()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

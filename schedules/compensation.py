@@ -2,9 +2,10 @@
 
 Every worker's tick does the same for as long as one of them lives; this sweep does it besides, on
 the schedule, with counts that are kept. One round: leases that ran out are released, what has come
-due is staged, the inbox is taken in (a host's SQL rings no bell), orders that ended without a
-notification get theirs, and the bell rings for whatever is due. Must never touch a lease that
-still holds, a row that is over or not yet due, and never sends anything itself.
+due is staged, what nothing holds up any more is let go, the inbox is taken in (a host's SQL rings
+no bell), orders that ended without a notification get theirs, and the bell rings for whatever is
+due. Must never touch a lease that still holds, a row that is over or not yet due, and never sends
+anything itself.
 """
 
 from collections.abc import Callable
@@ -52,7 +53,7 @@ class Compensation:
 
     name = "compensation"
     # In this order; the bell last, when everything there is to find is due.
-    STAGES = ("release", "stage", "inbox", "orders", "ring")
+    STAGES = ("release", "stage", "look", "inbox", "orders", "ring")
 
     def __init__(
         self,
@@ -71,6 +72,7 @@ class Compensation:
         self._stages: dict[str, Callable[[str], Step]] = {
             "release": self._release,
             "stage": self._stage,
+            "look": self._look,
             "inbox": self._inbox,
             "orders": self._order_notifications,
             "ring": self._ring,
@@ -103,6 +105,10 @@ class Compensation:
     def _stage(self, _after: str) -> Step:
         staged = self._store.stage(limit=self._rows)
         return _step({"staged": staged}, more=staged >= self._rows)
+
+    def _look(self, _after: str) -> Step:
+        # Whatever is not looked at now is looked at by the next round.
+        return _step({"let_go": self._store.look(limit=self._rows)}, more=False)
 
     def _inbox(self, _after: str) -> Step:
         limit = min(self._rows, _EVENTS)

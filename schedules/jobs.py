@@ -23,6 +23,7 @@ from worker.runtime import Desk
 SWEEPS = {
     "compensation": "schedules.compensation:sweep",
     "status-reconciliation": "schedules.status_reconciliation:sweep",
+    "freeze": "schedules.freezing:sweep",
     "redrive": "schedules.redrive:sweep",
     "retention": "schedules.retention:sweep",
 }

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, bindparam, column, func, select, text
 from schedules.readings import SUBJECTS_MAX, Measure, Question, Reading, span
 from worker.columns import Moment
 from worker.tables import SUSPECT_AFTER, endpoint, lane
+from worker.tables_freeze import freeze
 
 _READY = f"d.state = 'pending' AND d.abandoned < {SUSPECT_AFTER}"
 _OPEN_LANE = (
@@ -183,6 +184,39 @@ def _endpoints_gone(connection: Connection, question: Question) -> Sequence[Read
     ]
 
 
+def _endpoints_frozen(connection: Connection, question: Question) -> Sequence[Reading]:
+    """Endpoints that kept failing and are held until they answer a ping."""
+    return _frozen(connection, question, for_people=False)
+
+
+def _freezes_for_people(connection: Connection, question: Question) -> Sequence[Reading]:
+    """Frozen endpoints that no ping may let go."""
+    return _frozen(connection, question, for_people=True)
+
+
+def _frozen(connection: Connection, question: Question, *, for_people: bool) -> Sequence[Reading]:
+    rows = connection.execute(
+        select(freeze, endpoint.c.name)
+        .join(endpoint, endpoint.c.id == freeze.c.endpoint_id)
+        .where(freeze.c.unfrozen_at.is_(None), (freeze.c.person != "") == for_people)
+        .order_by(freeze.c.frozen_at)
+        .limit(SUBJECTS_MAX)
+    ).all()
+    readings = []
+    for row in rows:
+        frozen = span(max(0.0, (question.now - row.frozen_at).total_seconds()))
+        last = f"; {row.probes} pings, the last: {row.code}" if row.code else ""
+        held = f"; {row.person}: look and run `paynotify endpoint resume`" if row.person else ""
+        readings.append(
+            Reading(
+                subject=row.name,
+                value=1,
+                summary=f"it has been frozen for {frozen} because {row.why}{last}{held}",
+            )
+        )
+    return readings
+
+
 MEASURES = (
     Measure(name="backlog", unit="notifications", subject="", take=_backlog),
     Measure(name="oldest_due_s", unit="seconds", subject="", take=_oldest_due),
@@ -195,4 +229,6 @@ MEASURES = (
     ),
     Measure(name="breakers_open", unit="breakers", subject="", take=_breakers_open),
     Measure(name="endpoints_gone", unit="1", subject="endpoint", take=_endpoints_gone),
+    Measure(name="endpoints_frozen", unit="1", subject="endpoint", take=_endpoints_frozen),
+    Measure(name="freezes_for_people", unit="1", subject="endpoint", take=_freezes_for_people),
 )

@@ -6,29 +6,13 @@ Pure. Must never let an amount go through a float, nor round one.
 import re
 from decimal import Decimal
 
-# ISO 4217, "minor unit" column; every other currency has 2.
-_NO_DIGITS = (
-    "BIF", "CLP", "DJF", "GNF", "ISK", "JPY", "KMF", "KRW", "PYG", "RWF", "UGX", "UYI", "VND",
-    "VUV", "XAF", "XOF", "XPF",
-)  # fmt: skip
-_DIGITS = {
-    **dict.fromkeys(_NO_DIGITS, 0),
-    **dict.fromkeys(("BHD", "IQD", "JOD", "KWD", "LYD", "OMR", "TND"), 3),
-    **dict.fromkeys(("CLF", "UYW"), 4),
-}
+from worker.money import digits, to_major
+
+__all__ = ("MINOR_MAX", "digits", "to_major", "to_minor")
+
 # What both databases hold, with room to add up a million of them.
 MINOR_MAX = 10**12
 _MAJOR = re.compile(r"[0-9]{1,13}(?:\.[0-9]{1,10})?").fullmatch
-
-
-def digits(currency: str) -> int:
-    """Return how many decimal places a currency has.
-
-    Examples:
-        >>> digits("CNY"), digits("JPY"), digits("KWD")
-        (2, 0, 3)
-    """
-    return _DIGITS.get(currency, 2)
 
 
 def to_minor(amount: str | int | Decimal, currency: str) -> int | None:
@@ -61,13 +45,3 @@ def to_minor(amount: str | int | Decimal, currency: str) -> int | None:
     minor = Decimal(text).scaleb(digits(currency))
     whole = int(minor)
     return whole if whole == minor and whole <= MINOR_MAX else None
-
-
-def to_major(amount_minor: int, currency: str) -> str:
-    """Write whole minor units as a plain decimal in major units.
-
-    Examples:
-        >>> to_major(8880, "CNY"), to_major(100, "JPY"), to_major(-5, "KWD")
-        ('88.80', '100', '-0.005')
-    """
-    return f"{Decimal(amount_minor).scaleb(-digits(currency)):f}"

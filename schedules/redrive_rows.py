@@ -13,7 +13,7 @@ from sqlalchemy import Connection, func, or_, select, update
 
 from schedules.revival import WHO, Fate, fate
 from schedules.rows import insert_new, now
-from worker import endpoint_rows
+from worker import endpoint_rows, ordering
 from worker.models import Endpoint, Reason, State
 from worker.tables import dead_letter, delivery, lane, notification
 from worker.tables import endpoint as _endpoint
@@ -156,6 +156,10 @@ def _fit(tx: Connection, letters: Sequence[Candidate], times_max: int) -> list[C
             .group_by(dead_letter.c.notification_id)
         )
     }
+    # What a newer event of the same ordering key has overtaken is left to people. Of the others
+    # the first goes: the next batch waits for this one, and must not wait for who stands behind.
+    spotless -= ordering.overtaken(tx, spotless).keys()
+    spotless = ordering.first_in_line(tx, spotless)
     return [
         letter
         for letter in letters

@@ -35,7 +35,8 @@ class Ages:
     """How long what is over is kept; see ``settings.py`` for ranges.
 
     Attributes:
-        finished: delivered and cancelled notifications, by when they finished.
+        finished: delivered and cancelled notifications, by when they finished; and lines of
+            ordered ones, by when somebody last got in.
         evidence: evidence of reconciliation, resolved cases and checks that are over.
     """
 
@@ -84,6 +85,7 @@ class Retention:
         self._rows = min(rows_max, _ROWS_FIRST)
         self._parts: tuple[tuple[str, timedelta, Part], ...] = (
             ("notifications", ages.finished, parts.notifications),
+            ("lines", ages.finished, parts.lines),
             ("ticks", ages.ticks, parts.ticks),
             ("rollups", ages.rollups, parts.rollups),
             # Cases before the evidence that open ones still need.

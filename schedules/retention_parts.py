@@ -27,10 +27,12 @@ from sqlalchemy import (
     exists,
     or_,
     select,
+    text,
 )
 
 from worker import clock, holds, store_forget
 from worker.columns import database_now
+from worker.tables import IN_LINE, delivery, ordering
 from worker.tables_alerts import alert, alert_delivery, rollup, silence
 from worker.tables_orders import check, evidence, recon_case
 from worker.tables_schedules import tick
@@ -63,6 +65,25 @@ def notifications(tx: Connection, *, after: str, before: datetime, limit: int) -
     now = tx.execute(select(database_now())).scalar_one()
     done = store_forget.forget(tx, after_id=int(after or 0), limit=limit, before=before, now=now)
     return Batch(removed=done.count, after=str(done.last_id) if done.last_id else "")
+
+
+def lines(tx: Connection, *, after: str, before: datetime, limit: int) -> Batch:
+    """Remove lines nobody has stood in for a while; one that is needed again is made again."""
+    page = tx.scalars(
+        select(ordering.c.ordering)
+        .where(ordering.c.ordering > after)
+        .order_by(ordering.c.ordering)
+        .limit(limit)
+    ).all()
+    standing = exists().where(delivery.c.ordering == ordering.c.ordering, text(IN_LINE))
+    idle = (
+        select(ordering.c.ordering)
+        .where(ordering.c.ordering.in_(page), ordering.c.touched_at < before, ~standing)
+        # A host that is writing into one keeps it.
+        .with_for_update(skip_locked=True)
+    )
+    gone = tx.execute(delete(ordering).where(ordering.c.ordering.in_(idle)))
+    return Batch(removed=_count(gone), after=page[-1] if len(page) == limit else "")
 
 
 def ticks(tx: Connection, *, after: str, before: datetime, limit: int) -> Batch:

@@ -55,7 +55,7 @@ def fate(state: str, *, tries: int) -> Fate:
         return Fate.DELIVERED
     if state in ("dead", "cancelled"):
         return Fate.FAILED
-    first = tries == 0 if state in ("pending", "waiting") else tries <= 1
+    first = tries == 0 if state in ("blocked", "pending", "waiting") else tries <= 1
     return Fate.OUT if first else Fate.FAILED
 
 

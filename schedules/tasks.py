@@ -10,6 +10,7 @@ from threading import Lock
 from celery import signals
 
 from schedules.alert_watch import Watch
+from schedules.freezing import FreezeWatch
 from schedules.jobs import Jobs
 from schedules.runner import Runner
 from schedules.ticks import Ticks
@@ -47,10 +48,10 @@ def runner() -> Runner:
                 lease_s=desk.settings.lease_s,
             )
             made.start()
-            watch = Watch(desk)
-            watch.start()
             _built.append(made)
-            _watches.append(watch)
+            for watch in (Watch(desk), FreezeWatch(desk, name)):
+                watch.start()
+                _watches.append(watch)
         return _built[0]
 
 
@@ -80,5 +81,5 @@ def _close(**_: object) -> None:
 
 
 _built: list[Runner] = []
-_watches: list[Watch] = []
+_watches: list[Watch | FreezeWatch] = []
 _lock = Lock()

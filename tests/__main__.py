@@ -13,14 +13,16 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 if sys.version_info < (3, 11):  # noqa: UP036 - an older one gets a sentence, not a traceback
     sys.exit("paynotify needs Python 3.11 or newer; run it as: python3.11 -m tests")
 
-from tests import programs
+from tests import bytecode, programs
 from worker import bootstrap
 
 _UNSTEADY_MAX = 6
+_TESTS_FAILED = 1  # pytest's exit code
 _LAST_FAILED = bootstrap.ROOT / ".pytest_cache" / "v" / "cache" / "lastfailed"
 _ROOMS = ("unit", "integration", "acceptance", "faults")
 
@@ -30,6 +32,7 @@ def main(arguments: list[str]) -> int:
     if "-h" in arguments or "--help" in arguments:
         print(__doc__)
         return 0
+    bytecode.keep()
     bootstrap.ensure(groups=("test",))
     # A shell that starts us in the background has us ignore Ctrl-C, and so would every child.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -44,13 +47,16 @@ def main(arguments: list[str]) -> int:
     if whole:
         # What failed in an earlier run is not this one's business.
         _LAST_FAILED.unlink(missing_ok=True)
-    results = [(name, *_run(name, command)) for name, command in _steps(chosen, whole=whole)]
-    if whole:
-        results = [_second_look(*result) for result in results]
+    with ThreadPoolExecutor() as beside:
+        # While tests are collected and wait, a processor is free for it; it speaks when it is done.
+        types = beside.submit(_run, "types", ["mypy"], keep=True) if whole else None
+        results = [(name, *_run(name, command)) for name, command in _steps(chosen, whole=whole)]
+        if types is not None:
+            results = [("types", *types.result()), *map(_second_look, results)]
     print("\n" + "-" * 60)
-    for name, passed, seconds in results:
-        print(f"{name:<10} {'passed' if passed else 'FAILED'}  {seconds:7.1f} s")
-    failed = [name for name, passed, _ in results if not passed]
+    for name, code, seconds in results:
+        print(f"{name:<10} {'FAILED' if code else 'passed'}  {seconds:7.1f} s")
+    failed = [name for name, code, _ in results if code]
     print(f"FAILED: {', '.join(failed)}" if failed else "All passed.", flush=True)
     return 1 if failed else 0
 
@@ -61,34 +67,48 @@ def _steps(chosen: list[str], *, whole: bool) -> list[tuple[str, list[str]]]:
     return [
         ("format", ["ruff", "format", "--check", "."]),
         ("lint", ["ruff", "check", "."]),
-        ("types", ["mypy"]),
-        # Two at a time: most tests wait for a process, a lease or a merchant.
-        ("tests", ["pytest", "-n", "2", "--cov", "--cov-report=term", *chosen]),
+        # One more than processors: most tests wait for a process, a lease or a merchant. Who runs
+        # beside whom: turns.py.
+        ("tests", ["pytest", "-n", "3", "--cov", "--cov-report=term", *chosen]),
     ]
 
 
-def _second_look(name: str, passed: bool, seconds: float) -> tuple[str, bool, float]:
-    """Run the few tests that failed among two thousand once more, alone, and name them.
+def _second_look(result: tuple[str, int, float]) -> tuple[str, int, float]:
+    """Run the few tests that failed among thousands once more, alone, and name them.
 
     They start real servers and kill them on a machine that others share: what fails once and
     passes alone is a test to make steadier, said aloud, and no reason to call the code broken.
     """
-    if name != "tests" or passed:
-        return name, passed, seconds
+    name, code, seconds = result
+    # Any other code is a run that did not get to its end, and says nothing of what it left out.
+    if name != "tests" or code != _TESTS_FAILED:
+        return result
     failed = sorted(json.loads(_LAST_FAILED.read_text())) if _LAST_FAILED.exists() else []
     if not 0 < len(failed) <= _UNSTEADY_MAX:
-        return name, False, seconds
-    passed, more_s = _run("again", ["pytest", "-p", "no:randomly", *failed])
-    if passed:
+        return result
+    code, more_s = _run("again", ["pytest", "-p", "no:randomly", *failed])
+    if code == 0:
         print("\nunsteady, failed once and passed alone:", *failed, sep="\n  ")
-    return name, passed, seconds + more_s
+    return name, code, seconds + more_s
 
 
-def _run(name: str, command: list[str]) -> tuple[bool, float]:
-    print(f"\n== {name}: {' '.join(command)}", flush=True)
+def _run(name: str, command: list[str], *, keep: bool = False) -> tuple[int, float]:
+    """Run a step, return its exit code and seconds; ``keep`` prints what it says in one piece."""
+    title = f"\n== {name}: {' '.join(command)}"
+    if not keep:
+        print(title, flush=True)
     started = time.monotonic()
-    passed = subprocess.run([sys.executable, "-m", *command], cwd=bootstrap.ROOT, check=False)
-    return passed.returncode == 0, time.monotonic() - started
+    done = subprocess.run(
+        [sys.executable, "-m", *command],
+        cwd=bootstrap.ROOT,
+        stdout=subprocess.PIPE if keep else None,
+        stderr=subprocess.STDOUT if keep else None,
+        text=True,
+        check=False,
+    )
+    if keep:
+        print(title, done.stdout, sep="\n", end="", flush=True)
+    return done.returncode, time.monotonic() - started
 
 
 def _servers_are_there() -> bool:

@@ -48,7 +48,7 @@ class State:
 
 def answer(target: str, message_id: str, state: State) -> Answer:
     """Choose the answer to one request; an unknown path is a 404."""
-    if target.startswith(("/flaky", "/toggle/", "/_control/")):
+    if target.startswith(("/flaky", "/fitful", "/toggle/", "/_control/")):
         path, query = _split(target)
         return _remembering(path, query, message_id, state)
     return _plain(target)
@@ -81,10 +81,20 @@ def _remembering(path: str, query: Query, message_id: str, state: State) -> Answ
         state.seen[path + message_id] += 1
         bad = state.seen[path + message_id] <= int(query.get("fail", "1"))
         return whole(500, b"not yet") if bad else whole(200, b"success")
+    if kind == "fitful":
+        return _fitful(path + message_id, query, state)
     status = state.toggles.get(name, "503")
     if status == HANG:
         return Answer(status=0, end=HANG)
     return whole(int(status), b"success" if status == "200" else b"dead")
+
+
+def _fitful(who: str, query: Query, state: State) -> Answer:
+    """Fail ``percent`` of the requests, whichever, after ``ms``; the same ones in every run."""
+    state.seen[who] += 1
+    lot = zlib.crc32(f"{who}{state.seen[who]}".encode()) % 100
+    status, body = (503, b"not now") if lot < int(query.get("percent", "30")) else (200, b"success")
+    return whole(status, body, delay_s=float(query.get("ms", "0")) / 1000)
 
 
 @cache

@@ -9,12 +9,14 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import freezegun
 import hypothesis
 import pytest
 from sqlalchemy import Engine
 
+from tests import bytecode, turns
 from tests.services import PostgresServer, RedisServer
 from worker import database, schema
 
@@ -46,11 +48,22 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return True if slow and config.getoption("--fast") else None
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):
+        turns.in_turn(items)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> turns.FromBothEnds:
+    return turns.FromBothEnds(config, log)
+
+
 def pytest_configure() -> None:
     # A developer's own settings must not reach a test, nor the programs it starts.
     for name in [*os.environ]:
         if name.startswith(("PAYNOTIFY_", "PG")):
             del os.environ[name]
+    bytecode.keep()
 
 
 @pytest.fixture(autouse=True)

@@ -93,6 +93,9 @@ SELECT 'shop-' || n % {LANES} + 1, 'payment.paid', 'inbox' || n, '[1]'
 INSERT INTO paynotify_tick (name, tick_at, state)
 SELECT 'job-' || n % 10, now() - n * 60.0 / :count * interval '1 day', 'done'
   FROM generate_series(1, CAST(:count AS bigint)) n;
+INSERT INTO paynotify_ordering (ordering, touched_at)
+SELECT '1:line-' || n, now() - CASE WHEN n * 2 < :count THEN 400 ELSE 1 END * interval '1 day'
+  FROM generate_series(1, CAST(:count AS bigint)) n;
 INSERT INTO paynotify_rollup (minute_at, endpoint_id, worker, acked)
 SELECT date_trunc('minute', now() - (n / 100) * 6000.0 / :count * interval '1 day'), n % 100 + 1,
     'host:1', 1

@@ -139,7 +139,7 @@ def letters_of(engine: Engine, notification_id: int) -> list[Row[Any]]:
 
 
 def age(engine: Engine, seconds: float, *ids: int) -> None:
-    """Let time pass for some rows (all without ids): due times, leases and breakers move back."""
+    """Let time pass for some rows (all without ids): due times, leases and the like move back."""
     step = timedelta(seconds=seconds)
     delivery, lane = tables.delivery, tables.lane
     with engine.begin() as tx:
@@ -152,6 +152,7 @@ def age(engine: Engine, seconds: float, *ids: int) -> None:
                 .values(
                     due_at=row.due_at - step,
                     lease_until=row.lease_until and row.lease_until - step,
+                    turn_at=row.turn_at and row.turn_at - step,
                 )
             )
         for row in tx.execute(select(lane)).all():

@@ -164,7 +164,10 @@ def _install(venv: Path, lock: Path, environment: dict[str, str], total: int) ->
     """Run pip; what it says is kept for the case that it fails."""
     command = [
         *(str(venv / "bin" / "python"), "-m", "pip", "install", "--no-input"),
-        *("--disable-pip-version-check", "--progress-bar=off", "--no-compile"),
+        *("--disable-pip-version-check", "--progress-bar=off"),
+        # Python compiles what it imports and keeps it. Where it may not, as in many images, each
+        # start would take three times as long.
+        *(() if sys.dont_write_bytecode else ("--no-compile",)),
         # The lock is complete. A pip that resolves anew asks for the newest of a package that
         # another one wants with an extra (coverage[toml]), and stops at the day it is released.
         "--no-deps",

@@ -15,7 +15,7 @@ change another.
 
 from dataclasses import dataclass, replace
 
-from worker.models import Health, Tally
+from worker.seen import Health, Tally
 
 _SPOTLESS = Health()
 _RAMP_START = 2

@@ -19,6 +19,10 @@ from worker import (
     cli_endpoint,
     cli_endpoint_state,
     cli_hold,
+    cli_kit,
+    cli_missed,
+    cli_profile,
+    cli_reseal,
     cli_route,
     cli_run,
     cli_show,
@@ -55,9 +59,10 @@ def commands(wanted: Collection[str]) -> typer.Typer:
         pretty_exceptions_enable=False,
         rich_markup_mode="rich",
     )
-    for part in (cli_run, cli_check, cli_show, cli_status):
+    for part in (cli_run, cli_check, cli_show, cli_status, cli_kit, cli_reseal, cli_missed):
         part.register(app)
     app.add_typer(cli_endpoint.app, name="endpoint")
+    app.add_typer(cli_profile.app, name="profile")
     app.add_typer(cli_dead.app, name="dead")
     app.add_typer(cli_hold.app, name="hold")
     for name, (module, text) in SCHEDULES.items():

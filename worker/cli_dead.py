@@ -106,7 +106,7 @@ def explain(letter_id: _Id, as_json: Json = False) -> None:
         'paynotify dead redrive --endpoint acme --since 3d --rate 20 --who li --why "back online"',
     )
 )
-def redrive(
+def redrive(  # noqa: PLR0913, PLR0917 - one option per field
     ids: _Ids = None,
     endpoint: _Endpoint = None,
     reason: _Reason = None,
@@ -117,13 +117,20 @@ def redrive(
         float,
         typer.Option(help=f"Most that are sent in a second, up to {deadletters.RATE_MAX_PER_S:g}."),
     ] = 50.0,
+    out_of_order: Annotated[
+        bool,
+        typer.Option("--out-of-order", help="Also those a newer one of their key has overtaken."),
+    ] = False,
     who: _Who = "",
     why: _Why = "",
     dry_run: _DryRun = False,
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
-    """Send dead letters again, each with a fresh budget of tries; again is harmless."""
+    """Send dead letters again, each with a fresh budget of tries; again is harmless.
+
+    One that a newer notification of its ordering key has overtaken is left alone, and counted.
+    """
     deadletters.check_rate(rate)
     with desk() as at:
         filters = _chosen(at, ids, endpoint, reason, since, until, every)
@@ -136,11 +143,14 @@ def redrive(
                 who=who,
                 why=why,
                 rate_per_s=rate,
+                out_of_order=out_of_order,
                 on_progress=on_progress,
                 wait=wait,
             )
 
-        _resolve(at, filters, "redriven", work, (who, why), dry_run, yes, as_json)
+        skip = dry_run and not out_of_order
+        skipped = deadletters.count_overtaken(at.engine, filters) if skip else 0
+        _resolve(at, filters, "redriven", work, (who, why), dry_run, yes, as_json, skipped=skipped)
 
 
 @app.command(
@@ -183,24 +193,27 @@ def _resolve(
     dry_run: bool,
     yes: bool,
     as_json: bool,
+    *,
+    skipped: int = 0,
 ) -> None:
     total = deadletters.count(at.engine, filters)
     if dry_run:
-        say_json({"would_be": done_word, "count": total}) if as_json else say(
-            f"{_letters(total)} would be {done_word}; nothing was changed"
-        )
+        say_json({"would_be": done_word, "count": total - skipped, "overtaken": skipped}) if (
+            as_json
+        ) else say(f"{_letters(total - skipped)} would be {done_word}; nothing was changed")
+        _tell_overtaken(0 if as_json else skipped)
         return
     need(person[0], "--who", "li")
     need(person[1], "--why", '"they are back"')
     if total:
         confirm(f"{_letters(total)} will be {done_word}. Go on?", yes=yes)
-    reached = 0
+    reached = left = 0
     try:
         with progress_bar(total) as draw, Gate() as gate:
 
             def advance(progress: Progress) -> None:
-                nonlocal reached
-                reached = progress.done
+                nonlocal reached, left
+                reached, left = progress.done, progress.overtaken
                 draw(progress.seen)
                 gate.check()
 
@@ -212,9 +225,18 @@ def _resolve(
         )
         raise typer.Exit(130) from None
     if as_json:
-        say_json({"done": done_word, "count": count})
+        say_json({"done": done_word, "count": count, "overtaken": left})
     else:
         say(f"{_letters(count)} {done_word}")
+        _tell_overtaken(left)
+
+
+def _tell_overtaken(count: int) -> None:
+    if count:
+        note(
+            f"{_letters(count)} left: a newer notification of the same ordering key was sent. "
+            "Discard them, or add --out-of-order to send them all the same."
+        )
 
 
 def _letters(count: int) -> str:

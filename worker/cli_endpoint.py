@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from worker import cli_fields as options
-from worker import lanes, route_rows
+from worker import freeze_views, lanes, route_rows
 from worker.cli_fields import describe
 from worker.cli_input import Json, Name, Who, Why, desk, example, person, secret
-from worker.cli_print import console, facts, note, say, say_json, table
+from worker.cli_print import cell, console, facts, note, say, say_json, table
 from worker.models import Allowed, Endpoint
+from worker.signers import registry
+from worker.signers.contract import KeyPair
 
 if TYPE_CHECKING:
     from worker.runtime import Desk
@@ -27,7 +29,9 @@ Secret = Annotated[
 @app.command(
     epilog=example(
         "paynotify endpoint add acme --merchant shop-77 --url https://acme.com/pay/notify "
-        '--event "payment.*" --ack "2xx exact:success"'
+        '--event "payment.*" --ack "2xx exact:success"',
+        "paynotify endpoint add card-shop --merchant shop-78 --url https://shop.example.com/notify "
+        "--profile epay --field pid==1001",
     )
 )
 def add(  # noqa: PLR0913, PLR0917 - one option per field
@@ -43,7 +47,10 @@ def add(  # noqa: PLR0913, PLR0917 - one option per field
     timeout: options.Timeout = None,
     method: options.Method = None,
     content_type: options.ContentType = None,
+    profile: options.Profile = None,
     scheme: options.Scheme = None,
+    field: options.Field = None,
+    option: options.Option = None,
     terminal_status: options.Terminal = None,
     allow_http: options.AllowHttp = None,
     allow_port: options.AllowPort = None,
@@ -51,6 +58,8 @@ def add(  # noqa: PLR0913, PLR0917 - one option per field
     ca: options.Ca = None,
     client_cert: options.Client = None,
     revive: options.Revive = None,
+    freeze: options.Freeze = None,
+    ordering_wait: options.OrderingWait = None,
     given_secret: Secret = None,
     who: Who = "",
     why: Why = "registered",
@@ -67,10 +76,10 @@ def add(  # noqa: PLR0913, PLR0917 - one option per field
             name=name, merchant=merchant, who=person(who), why=why, secret=value, **given
         )
     if as_json:
-        say_json({**describe(made), "secret": made.secrets[0].value})
+        say_json({**describe(made), **handed_over(made.scheme, made.secrets[0].value)})
     else:
         say(f"endpoint {made.name} is registered for merchant {made.merchant}")
-        show_secret(made.secrets[0].value)
+        show_secret(made.scheme, made.secrets[0].value)
 
 
 @app.command(epilog=example('paynotify endpoint update acme --rate 50 --why "asked by mail"'))
@@ -87,7 +96,10 @@ def update(  # noqa: PLR0913, PLR0917 - one option per field
     timeout: options.Timeout = None,
     method: options.Method = None,
     content_type: options.ContentType = None,
+    profile: options.Profile = None,
     scheme: options.Scheme = None,
+    field: options.Field = None,
+    option: options.Option = None,
     terminal_status: options.Terminal = None,
     allow_http: options.AllowHttp = None,
     allow_port: options.AllowPort = None,
@@ -98,6 +110,8 @@ def update(  # noqa: PLR0913, PLR0917 - one option per field
     ca: options.Ca = None,
     client_cert: options.Client = None,
     revive: options.Revive = None,
+    freeze: options.Freeze = None,
+    ordering_wait: options.OrderingWait = None,
     why: Why = "",
     who: Who = "",
     as_json: Json = False,
@@ -107,7 +121,9 @@ def update(  # noqa: PLR0913, PLR0917 - one option per field
     if no_rate:
         given["rate_per_s"] = None
     with desk() as at:
-        before = Allowed() if allow_nothing else at.endpoints.find(name).allowed
+        known = at.endpoints.find(name)
+        given = options.over(known, given)
+        before = Allowed() if allow_nothing else known.allowed
         allowed = options.exceptions(before, allow_http, allow_port, allow_network)
         if allowed is not None or allow_nothing:
             given["allowed"] = allowed or before
@@ -142,15 +158,31 @@ def show(name: Name, as_json: Json = False) -> None:
         endpoint = at.endpoints.find(name)
         views = lanes.of_endpoint(at.engine, endpoint.id)
         routes = routes_of(at, endpoint)
+        frozen = freeze_views.of_endpoint(at.engine, endpoint.id)
     if as_json:
-        say_json({**describe(endpoint), "lanes": views, "routes": routes})
+        say_json({**describe(endpoint), "last_freeze": frozen, "lanes": views, "routes": routes})
         return
-    console().print(facts(_rows(describe(endpoint))))
+    console().print(facts([*_rows(describe(endpoint)), ("last freeze", _freeze(frozen))]))
     if routes:
         console().print()
         console().print(routes_table(routes))
     console().print()
     console().print(lanes_table(views))
+
+
+def _freeze(seen: freeze_views.FreezeView | None) -> str | None:
+    """Tell of the present or last freeze in one line."""
+    if seen is None:
+        return None
+    last = f", the last: {seen.code}" + (f" (HTTP {seen.status})" if seen.status else "")
+    probed = f"{seen.probes} probes" + (last if seen.code else "")
+    if seen.unfrozen_at is not None:
+        end = f"ended after {seen.frozen_s} s by {seen.unfrozen_by}"
+    elif seen.person:
+        end = f"waits for a person ({seen.person}): paynotify endpoint resume"
+    else:
+        end = f"for {seen.frozen_s} s, probed next at {cell(seen.probe_at)}"
+    return f"{cell(seen.frozen_at)}, {seen.why}; {probed}; {end}"
 
 
 def lanes_table(views: list[lanes.LaneView]) -> object:
@@ -218,9 +250,21 @@ def tell(endpoint: Endpoint, as_json: bool, what: str) -> None:
         say(f"endpoint {endpoint.name} is {what}")
 
 
-def show_secret(value: str) -> None:
-    """Show a secret, the one time it can be."""
-    say(f"secret: {value}")
+def handed_over(scheme: str, value: str) -> dict[str, str]:
+    """Return what the merchant is given: the secret, or of a key pair what only verifies.
+
+    A private key is never shown: nobody but us has a use for it.
+    """
+    found = registry.find(scheme)
+    if isinstance(found, KeyPair):
+        return {"for_merchant": found.for_merchant(value)}
+    return {"secret": value}
+
+
+def show_secret(scheme: str, value: str) -> None:
+    """Show what the merchant is given, the one time it can be."""
+    [(name, text)] = handed_over(scheme, value).items()
+    say(f"secret: {text}" if name == "secret" else f"for the merchant, to verify with:\n{text}")
     note("Give it to the merchant now; it is not shown again.")
 
 

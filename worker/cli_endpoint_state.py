@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from worker.cli_endpoint import Secret, show_secret, tell
+from worker.cli_endpoint import Secret, handed_over, show_secret, tell
 from worker.cli_input import Json, Name, Who, Why, Yes, confirm, desk, example, person, secret, span
 from worker.cli_print import say, say_json
 from worker.endpoint_routes import through
@@ -21,7 +21,7 @@ def pause(name: Name, why: Why = "", who: Who = "", as_json: Json = False) -> No
 
 
 def resume(name: Name, why: Why = "", who: Who = "", as_json: Json = False) -> None:
-    """Let a paused or gone endpoint be called again."""
+    """Let a paused, frozen or gone endpoint be called again."""
     with desk() as at:
         tell(at.endpoints.resume(name, who=person(who), why=why), as_json, "active again")
 
@@ -52,11 +52,13 @@ def rotate_secret(
         made = at.endpoints.rotate_secret(
             name, who=person(who), why=why, overlap=along, secret=value
         )
+        scheme = at.endpoints.find(name).scheme
     if as_json:
-        say_json({"name": name, "secret": made, "overlap_s": int(along.total_seconds())})
+        shown = handed_over(scheme, made)
+        say_json({"name": name, **shown, "overlap_s": int(along.total_seconds())})
     else:
         say(f"endpoint {name} has a new secret; the old one signs along for {along}")
-        show_secret(made)
+        show_secret(scheme, made)
 
 
 def ping_(

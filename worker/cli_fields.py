@@ -11,6 +11,7 @@ from typing import Annotated, Any, cast
 import typer
 
 from worker import ack as acks
+from worker import profiles
 from worker.cli_input import read_text
 from worker.endpoint_fields import Fields
 from worker.errors import BadFieldError
@@ -39,6 +40,21 @@ Timeout = Annotated[float | None, typer.Option(help="Deadline of one request, se
 Method = Annotated[str | None, typer.Option(help="POST, PUT or GET.")]
 ContentType = Annotated[str | None, typer.Option(help="Media type of the payload.")]
 Scheme = Annotated[str | None, typer.Option(help="Signing scheme.")]
+Profile = Annotated[
+    str | None,
+    typer.Option(
+        help="Delivery profile it is made from, `paynotify profile list`; options given beside it "
+        "go first."
+    ),
+]
+Field = Annotated[
+    list[str] | None,
+    typer.Option("--field", help='Field of a profile, how it is made: "pid==1001"; repeatable.'),
+]
+Option = Annotated[
+    list[str] | None,
+    typer.Option("--option", help='Option of the scheme or encoding: "charset=gbk"; repeatable.'),
+]
 Terminal = Annotated[
     list[int] | None,
     typer.Option("--terminal-status", help="Status after which nothing is tried; repeatable."),
@@ -63,6 +79,18 @@ Revive = Annotated[
         help="Dead letters are sent again by themselves, slowly, once it answers again.",
     ),
 ]
+Freeze = Annotated[
+    bool | None,
+    typer.Option(
+        "--freeze/--no-freeze",
+        help="It is held when it keeps failing, and let go when it answers a ping again.",
+    ),
+]
+
+OrderingWait = Annotated[
+    int | None,
+    typer.Option(help="Longest an event holds up later ones of its ordering key, seconds."),
+]
 
 
 def fields(params: Mapping[str, Any]) -> Fields:
@@ -73,6 +101,7 @@ def fields(params: Mapping[str, Any]) -> Fields:
 
     Raises:
         BadFieldError: a file that cannot be read, a schedule given twice.
+        NotFoundError, SettingsError: there is no such profile, or its table is wrong.
     """
     given = {
         "url": params["url"],
@@ -85,12 +114,19 @@ def fields(params: Mapping[str, Any]) -> Fields:
         "method": params["method"],
         "content_type": params["content_type"],
         "scheme": params["scheme"],
+        "fields": _pairs(params["field"], "--field", "NAME=payload.amount | major"),
+        "options": _pairs(params["option"], "--option", "charset=gbk"),
         "terminal_statuses": params["terminal_status"] or None,
         "ca_pem": read_text(params["ca"], "--ca"),
         "client_pem": read_text(params["client_cert"], "--client-cert"),
         "revive": params["revive"],
+        "freeze": params["freeze"],
+        "ordering_wait_s": params["ordering_wait"],
     }
-    return cast("Fields", {name: value for name, value in given.items() if value is not None})
+    chosen = cast("Fields", {name: value for name, value in given.items() if value is not None})
+    if params["profile"] is None:
+        return chosen
+    return profiles.laid_over(profiles.load().find(params["profile"]), chosen)
 
 
 def exceptions(
@@ -120,6 +156,28 @@ def _schedules(given: list[str] | None) -> dict[str, str] | None:
     return plans
 
 
+def over(before: Endpoint, given: Fields) -> Fields:
+    """Add single fields and options to those an endpoint has, unless a profile brought them."""
+    if "profile" not in given:
+        if "fields" in given:
+            given["fields"] = {**dict(before.fields), **given["fields"]}
+        if "options" in given:
+            given["options"] = {**before.options, **given["options"]}
+    return given
+
+
+def _pairs(given: list[str] | None, field: str, like: str) -> dict[str, str] | None:
+    if not given:
+        return None
+    pairs = {}
+    for text in given:
+        name, sign, value = text.partition("=")
+        if not sign:
+            raise BadFieldError(field, f"{text[:64]!r} has no '='; write {like}")
+        pairs[name.strip()] = value
+    return pairs
+
+
 def describe(endpoint: Endpoint) -> dict[str, object]:
     """Tell what an endpoint is, without secrets, keys and the query of its URL."""
     return {
@@ -129,7 +187,11 @@ def describe(endpoint: Endpoint) -> dict[str, object]:
         "state": endpoint.state.value,
         "state_reason": endpoint.state_reason,
         "events": endpoint.events,
+        "profile": endpoint.profile,
         "scheme": endpoint.scheme,
+        "encoding": endpoint.encoding.value,
+        "fields": dict(endpoint.fields),
+        "options": dict(endpoint.options),
         "ack": acks.text(endpoint.ack),
         "method": endpoint.method,
         "content_type": endpoint.content_type,
@@ -141,6 +203,8 @@ def describe(endpoint: Endpoint) -> dict[str, object]:
         "allowed": asdict(endpoint.allowed),
         "own_ca": endpoint.ca_pem is not None,
         "revive": endpoint.revive,
+        "freeze": endpoint.freeze,
+        "ordering_wait_s": endpoint.ordering_wait_s,
         "pinned": endpoint.pinned,
         "config_no": endpoint.config_no,
     }

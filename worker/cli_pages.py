@@ -50,7 +50,7 @@ class Gate:
 
 
 @contextmanager
-def progress_bar(total: int) -> Iterator[Callable[[int], None]]:
+def progress_bar(total: int, what: str = "dead letters") -> Iterator[Callable[[int], None]]:
     """Draw how far long work is, on a terminal's standard error; elsewhere nothing.
 
     Returns:
@@ -60,7 +60,7 @@ def progress_bar(total: int) -> Iterator[Callable[[int], None]]:
     if not out.is_terminal or not total:
         yield lambda _: None
         return
-    columns = (TextColumn("dead letters"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=out, transient=True) as progress:
         task = progress.add_task("", total=total)
         yield lambda seen: progress.update(task, completed=seen)

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from sqlalchemy import Connection, insert
 
-from worker import cli_story, lookup
+from worker import as_sent, cli_story, lookup
 from worker.cli_input import ID_MAX, Json, Who, Why, desk, example, moment, need, person, read_bytes
 from worker.cli_print import console, note, say, say_json, table
 from worker.errors import BadFieldError, NotFoundError, WrongStateError
@@ -38,9 +38,23 @@ def show(
     payload: Annotated[
         bool, typer.Option("--payload", help="Show the whole payload, unmasked.")
     ] = False,
+    request: Annotated[
+        int | None,
+        typer.Option(
+            "--request",
+            metavar="ATTEMPT_NO",
+            min=0,
+            max=ID_MAX,
+            help="Show the request of this attempt as it was sent, 0 the last; secrets and "
+            "signatures are hidden.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Show what happened to a notification, or to every notification of an order."""
+    if request is not None:
+        _show_request(what, request or None, payload, as_json)
+        return
     with desk() as at:
         with at.engine.connect() as connection:
             found = _found(connection, what)
@@ -54,6 +68,27 @@ def show(
         if place:
             say("")
         cli_story.show(story)
+
+
+def _show_request(what: str, attempt_no: int | None, whole: bool, as_json: bool) -> None:
+    with desk() as at, at.engine.connect() as connection:
+        found = _found(connection, what)
+        if len(found) > 1:
+            ids = ", ".join(str(one.id) for one in found)
+            raise BadFieldError("--request", f"{what[:64]} has {len(found)}; name one: {ids}")
+        sight = as_sent.masked(connection, found[0].id, attempt_no, whole=whole)
+    if as_json:
+        say_json(sight)
+        return
+    note(
+        f"attempt {sight.attempt_no}, signed at {sight.signed_at} with secret "
+        f"{sight.secret_version}, endpoint at version {sight.config_no}"
+    )
+    say(f"{sight.method} {sight.url}")
+    for name, value in sight.headers:
+        say(f"{name}: {value}")
+    say("")
+    say(sight.body)
 
 
 def list_(
@@ -127,6 +162,15 @@ def enqueue(  # noqa: PLR0913, PLR0917 - one option per field
         str | None, typer.Option(help="Seconds after each failed try: 60,300,600.")
     ] = None,
     trace_id: Annotated[str | None, typer.Option(help="Kept with it.")] = None,
+    ordering_key: Annotated[
+        str | None, typer.Option(help="Sent after the earlier ones of this key: A7.")
+    ] = None,
+    ordering_wait: Annotated[
+        int | None, typer.Option(help="Seconds each earlier one holds it up at most.")
+    ] = None,
+    supersede: Annotated[
+        bool, typer.Option("--supersede", help="Cancel the undelivered ones of its key.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Enqueue one event; the same key with the same payload again changes nothing."""
@@ -149,6 +193,9 @@ def enqueue(  # noqa: PLR0913, PLR0917 - one option per field
             priority=priority,
             schedule=schedule,
             trace_id=trace_id,
+            ordering_key=ordering_key,
+            ordering_wait_s=ordering_wait,
+            supersede=supersede,
         )
     if as_json:
         say_json({"ids": ids})
@@ -167,7 +214,7 @@ def cancel(what: One, why: Why = "", who: Who = "", as_json: Json = False) -> No
             raise WrongStateError(
                 f"notification {found.id}",
                 found.state.value,
-                "only waiting and pending ones can be cancelled",
+                "only blocked, waiting and pending ones can be cancelled",
             )
         tx.execute(
             insert(audit).values(
@@ -186,7 +233,13 @@ def cancel(what: One, why: Why = "", who: Who = "", as_json: Json = False) -> No
 
 def register(app: typer.Typer) -> None:
     """Add these commands."""
-    app.command(epilog=example("paynotify show A20260131-7", "paynotify show 4711 --json"))(show)
+    app.command(
+        epilog=example(
+            "paynotify show A20260131-7",
+            "paynotify show 4711 --json",
+            "paynotify show 4711 --request 1",
+        )
+    )(show)
     app.command("list", epilog=example("paynotify list --state waiting --endpoint acme"))(list_)
     app.command(
         epilog=example(

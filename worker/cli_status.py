@@ -11,7 +11,7 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from worker import clock, lanes
+from worker import clock, freeze_views, lanes
 from worker.cli_endpoint import lanes_table
 from worker.cli_input import Json, desk, example
 from worker.cli_print import console, facts, say_json
@@ -66,6 +66,7 @@ def _look(at: "Desk") -> dict[str, Any]:
         "oldest_due_s": round(backlog.oldest_due_s, 3),
         "delivered_per_s": round(backlog.delivered_last_minute / 60, 2),
         "failed_per_s": round(backlog.failed_last_minute / 60, 2),
+        "frozen": dict(zip(("all", "for_a_person"), freeze_views.count(at.engine), strict=True)),
         "lanes": lanes.troubled(at.engine, limit=_LANES_SHOWN),
     }
 
@@ -76,9 +77,11 @@ def _drawn(now: dict[str, Any]) -> Group:
             (
                 ("at", now["at"]),
                 ("waiting", f"{now['waiting']} for their time"),
+                ("blocked", f"{now['blocked']} behind an earlier one of their ordering key"),
                 ("pending", f"{now['pending']} due, the oldest for {now['oldest_due_s']:.1f} s"),
                 ("in flight", now["sending"]),
-                ("held", f"{now['held']} of endpoints that are paused, gone or deleted"),
+                ("held", f"{now['held']} of endpoints that are paused, frozen or gone"),
+                ("frozen", _frozen(now["frozen"])),
                 ("dead letters", f"{now['dead']} open"),
                 ("pace", f"{now['delivered_per_s']:g}/s ok, {now['failed_per_s']:g}/s failed"),
                 ("lanes", f"{now['open_breakers']} breakers open, {now['slow_lanes']} slow"),
@@ -89,3 +92,9 @@ def _drawn(now: dict[str, Any]) -> Group:
     if now["lanes"]:
         parts += [Text(""), lanes_table(now["lanes"])]
     return Group(*parts)
+
+
+def _frozen(counts: dict[str, int]) -> str | None:
+    if not counts["all"]:
+        return None
+    return f"{counts['all']} endpoints; {counts['for_a_person']} of them wait for a person"

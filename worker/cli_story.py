@@ -59,6 +59,9 @@ def document(story: Story) -> dict[str, object]:
         "standing": past.standing,
         "tries": past.tries,
         "breaker_until": past.breaker_until,
+        "waits_for": past.waits_for,
+        "superseded_by": past.superseded_by,
+        "overtaken_by": past.overtaken_by,
         "payload": story.payload,
         "timeline": [_step(step) for step in past.steps],
     }
@@ -84,6 +87,8 @@ def brief(what: Notification) -> dict[str, object]:
         "notify_url": what.notify_url and mask(what.notify_url),
         "trace_id": what.trace_id,
         "payload_bytes": what.payload_bytes,
+        "ordering_key": what.ordering_key,
+        "superseded_by": what.superseded_by,
     }
 
 
@@ -129,6 +134,7 @@ def show(story: Story) -> None:
                 ("endpoint", f"{what.endpoint} (merchant {what.merchant})"),
                 ("event", f"{what.event_type}  key {what.event_key}"),
                 ("order", what.order_no),
+                ("ordering key", what.ordering_key),
                 ("notify_url", what.notify_url and mask(what.notify_url)),
                 ("next try", past.due_at),
                 ("breaker until", past.breaker_until),
@@ -195,6 +201,8 @@ def _step(step: Step) -> dict[str, object]:
             "elapsed_ms": tried.elapsed_ms,
             "finished_at": tried.finished_at,
             "secret_version": tried.secret_version,
+            "config_no": tried.config_no or None,
+            "signed_at": tried.signed_at or None,
             "worker": tried.worker,
             "route": tried.route,
         }

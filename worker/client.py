@@ -29,6 +29,7 @@ from worker.after_commit import ring_after_commit
 from worker.doorbell import Doorbell
 from worker.drafts import Draft, Enqueue, draft
 from worker.errors import BadFieldError, PaynotifyError
+from worker.fields import ORDERING_WAIT_S, check_wait
 from worker.intake import Intake, Outcome
 from worker.models import Schedule
 from worker.views import Attempt, Notification
@@ -47,6 +48,7 @@ class Notifier:
         broker_url: rung after commit; None leaves finding new rows to the workers' own timers.
         bell_timeout_s: longest a commit may wait for the broker.
         database_url: only remembered, for hosts that have no engine of their own.
+        ordering_wait_s: of endpoints and events that name none, see :meth:`enqueue`.
 
     Raises:
         SettingsError: a broker URL that cannot be used.
@@ -58,7 +60,9 @@ class Notifier:
         *,
         bell_timeout_s: float = 0.05,
         database_url: str | None = None,
+        ordering_wait_s: int = ORDERING_WAIT_S,
     ) -> None:
+        self._ordering_wait_s = check_wait(ordering_wait_s)
         self._doorbell = Doorbell(broker_url, timeout_s=bell_timeout_s)
         self.database_url = database_url
 
@@ -77,7 +81,12 @@ class Notifier:
             broker_url: str | None = read.broker_url.get_secret_value()
         else:
             broker_url = embedded.address(read.data_dir)
-        return cls(broker_url, bell_timeout_s=read.broker_timeout_s, database_url=read.database_dsn)
+        return cls(
+            broker_url,
+            bell_timeout_s=read.broker_timeout_s,
+            database_url=read.database_dsn,
+            ordering_wait_s=read.ordering_wait_s,
+        )
 
     def enqueue(  # noqa: PLR0913 - one keyword per field of an event reads best at the call
         self,
@@ -97,6 +106,9 @@ class Notifier:
         priority: int = 5,
         schedule: Schedule | str | None = None,
         trace_id: str | None = None,
+        ordering_key: str | None = None,
+        ordering_wait_s: int | None = None,
+        supersede: bool = False,
     ) -> tuple[int, ...]:
         """Write an event for each endpoint that wants it; it goes out once ``tx`` commits.
 
@@ -123,6 +135,14 @@ class Notifier:
             priority: 0 first to 9 last, within one endpoint.
             schedule: instead of the endpoint's; also as text, ``60,300,600``.
             trace_id: 1 to 128 visible ASCII characters, kept with it.
+            ordering_key: 1 to 128 visible ASCII characters, the order number for example. Not
+                sent before the earlier events of the same endpoint and key are acknowledged,
+                dead, cancelled or expired. Earlier is who has the lower id: another transaction
+                that enqueues with the same key waits until this one ends. None is unordered.
+            ordering_wait_s: each earlier one holds it up for so long at most, 1 to 604 800 s;
+                None is the endpoint's.
+            supersede: earlier events of the same key that are not delivered are cancelled; one
+                that is on the wire right now is not tried again, and this one waits for it.
 
         Returns:
             The notification's id, one per subscribed endpoint: one for ``endpoint=``; none when
@@ -149,6 +169,9 @@ class Notifier:
             priority=priority,
             schedule=schedule,
             trace_id=trace_id,
+            ordering_key=ordering_key,
+            ordering_wait_s=ordering_wait_s,
+            supersede=supersede,
         )
         return self.enqueue_many(tx, (event,))[0]
 
@@ -172,7 +195,7 @@ class Notifier:
         if not 1 <= chunk <= 5000:
             raise BadFieldError("chunk", f"is {chunk}, must be 1 to 5000")
         connection = _connection(tx)
-        intake = Intake(connection)
+        intake = Intake(connection, ordering_wait_s=self._ordering_wait_s)
         ids: list[tuple[int, ...]] = []
         source = iter(events)
         while drafts := [draft(event) for event in islice(source, chunk)]:
@@ -184,7 +207,8 @@ class Notifier:
 
     def take(self, connection: Connection, drafts: Sequence[Draft]) -> list[Outcome]:
         """Write checked events and report each one's refusal as a value; for the inbox."""
-        return self._take(connection, Intake(connection), drafts)
+        intake = Intake(connection, ordering_wait_s=self._ordering_wait_s)
+        return self._take(connection, intake, drafts)
 
     def cancel(self, tx: Transaction, notification_id: int) -> bool:
         """Cancel a notification that is not on the wire; final.

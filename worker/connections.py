@@ -11,6 +11,9 @@ import pycurl
 from worker.identity import Identity, Limits
 from worker.wire import Wire
 
+# Whose certificates are remembered; forgotten, they are known again with the next connection.
+_HOSTS_MAX = 10_000
+
 
 class Connections:
     """One libcurl multi with its handles; everything runs on the transport's thread.
@@ -25,13 +28,14 @@ class Connections:
         quiet_since_s: monotonic time at which the last request ended.
     """
 
-    __slots__ = ("active", "free", "identity", "limits", "multi", "quiet_since_s")
+    __slots__ = ("active", "certificates", "free", "identity", "limits", "multi", "quiet_since_s")
 
     def __init__(self, identity: Identity, limits: Limits, connections_max: int) -> None:
         self.identity = identity
         self.limits = limits
         self.free: dict[str, list[Wire]] = {}
         self.active: set[Wire] = set()
+        self.certificates: dict[str, str] = {}
         self.quiet_since_s = 0.0
         self.multi: Any = pycurl.CurlMulti()
         self.multi.setopt(pycurl.M_MAXCONNECTS, connections_max)
@@ -51,6 +55,21 @@ class Connections:
         self.multi.remove_handle(wire.curl)
         self.active.discard(wire)
         self.free.setdefault(wire.method, []).append(wire)
+
+    def certified(self, url: str, shown: str) -> str:
+        """Return the certificate under which a reply came; empty when that is not known.
+
+        Args:
+            url: of the request, with https.
+            shown: what the merchant showed, if the request opened a connection; else empty.
+        """
+        host = url[8:].partition("/")[0]
+        if not shown:
+            return self.certificates.get(host, "")
+        if len(self.certificates) >= _HOSTS_MAX:
+            self.certificates.clear()
+        self.certificates[host] = shown
+        return shown
 
     def close(self) -> None:
         """Break off what is under way and close everything."""

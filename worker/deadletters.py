@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, Select, func, select
 
-from worker import clock, timeline
+from worker import clock, ordering, timeline
 from worker.endpoint_fields import check_person
 from worker.errors import BadFieldError, NotFoundError
 from worker.models import Reason
@@ -56,10 +56,12 @@ class Progress:
     Attributes:
         seen: letters looked at; the others of a page were resolved by somebody else meanwhile.
         done: letters that were redriven or discarded.
+        overtaken: letters left alone because a newer event of their ordering key was sent.
     """
 
     seen: int
     done: int
+    overtaken: int = 0
 
 
 def find(
@@ -99,6 +101,15 @@ def count(engine: Engine, filters: Filters = ALL_OPEN) -> int:
     return counted
 
 
+def count_overtaken(engine: Engine, filters: Filters = ALL_OPEN) -> int:
+    """Count open dead letters that a redrive would leave alone, see :func:`redrive`.
+
+    Raises:
+        NotFoundError: no such endpoint.
+    """
+    return sum(len(overtaken(engine, ids)) for ids in _pages(engine, filters, PAGE_MAX))
+
+
 def explain(engine: Engine, letter_id: int) -> Timeline:
     """Tell how a letter's notification came to be where it is.
 
@@ -124,6 +135,7 @@ def redrive(
     who: str,
     why: str,
     rate_per_s: float = 50.0,
+    out_of_order: bool = False,
     on_progress: Callable[[Progress], None] = lambda _: None,
     wait: Callable[[float], None] = clock.sleep,
 ) -> int:
@@ -133,6 +145,10 @@ def redrive(
     anywhere, what is done stays done; calling it again goes on with the rest, because redriven
     letters are no longer open. Letters that die while it runs are left alone.
 
+    Ordered notifications line up again: they go out by id, and those behind them wait. But one
+    that a newer one of its key has overtaken stays dead, so that a merchant never gets an old
+    state on top of a new one without somebody saying so.
+
     Args:
         store: the only writer of delivery state.
         engine: of the same database.
@@ -140,6 +156,7 @@ def redrive(
         who: kept in the audit log, 1 to 500 characters.
         why: kept in the audit log, 1 to 500 characters.
         rate_per_s: most that become due in a second, above 0 to 10 000.
+        out_of_order: send overtaken ones too, outside of any order.
         on_progress: called after each page.
         wait: blocks for so many seconds.
 
@@ -153,7 +170,7 @@ def redrive(
     who, why = check_person(who, "who"), check_person(why, "why")
     check_rate(rate_per_s)
     size = max(1, min(PAGE_MAX, int(rate_per_s * _PAGE_S)))
-    seen = done = 0
+    seen = done = left = 0
     ready_s = clock.monotonic_s()
     for ids in _pages(engine, filters, size):
         pause_s = ready_s - clock.monotonic_s()
@@ -162,9 +179,27 @@ def redrive(
         over_s = len(ids) / rate_per_s
         ready_s = clock.monotonic_s() + over_s
         seen += len(ids)
-        done += len(store.redrive(ids, who=who, why=why, over_s=over_s))
-        on_progress(Progress(seen=seen, done=done))
+        if not out_of_order:
+            left += len(overtaken(engine, ids))
+        done += len(store.redrive(ids, who=who, why=why, over_s=over_s, out_of_order=out_of_order))
+        on_progress(Progress(seen=seen, done=done, overtaken=left))
     return done
+
+
+def overtaken(engine: Engine, letter_ids: Sequence[int]) -> dict[int, int]:
+    """Tell which open letters a newer event of their ordering key has overtaken.
+
+    Returns:
+        The newer notification, by the letter.
+    """
+    with engine.connect() as connection:
+        rows = connection.execute(
+            select(dead_letter.c.id, dead_letter.c.notification_id).where(
+                dead_letter.c.id.in_(letter_ids), dead_letter.c.resolution.is_(None)
+            )
+        ).all()
+        found = ordering.overtaken(connection, [row.notification_id for row in rows])
+    return {row.id: found[row.notification_id] for row in rows if row.notification_id in found}
 
 
 def check_rate(rate_per_s: float) -> None:

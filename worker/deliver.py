@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from threading import BoundedSemaphore
 
+from worker import ack as acks
 from worker import clock, telemetry
 from worker.berths import Berths
 from worker.doorbell import Doorbell
@@ -28,6 +29,7 @@ from worker.shape import UNREADABLE, check_sendable, not_sent, shaped
 from worker.store import Claim, Store
 from worker.transport import Transport
 from worker.unheard import Unheard
+from worker.witness import Witness
 
 # How long one task goes on claiming while there is more: a task costs as much as forty sends.
 _TASK_S = 0.5
@@ -66,6 +68,7 @@ class Courier:
         store: the only door to delivery state.
         book: endpoints by id and version.
         mark_gone: told the id of an endpoint that answered 410, and its config_no.
+        witness: told what an endpoint's own address showed when it acknowledged.
         doorbell: rung when there is more.
         rollup: counts what was settled.
         routes: chooses among those of endpoints with several.
@@ -79,6 +82,7 @@ class Courier:
         store: Store,
         book: EndpointBook,
         mark_gone: Callable[[int, int], object],
+        witness: Witness,
         doorbell: Doorbell,
         rollup: Rollup,
         routes: RouteBoard,
@@ -90,6 +94,7 @@ class Courier:
         self._doorbell = doorbell
         self._routes = routes
         self._manner = manner
+        self._witness = witness
         self._settler = Settler(
             store=store,
             judge=partial(
@@ -269,7 +274,8 @@ class Courier:
             via = None
             if endpoint.routes and not row.notify_url:
                 endpoint, via = self._routes.choose(endpoint)
-            sent = Sent(row, endpoint, newest(endpoint.secrets), batch, keep_until_s, via)
+            version = newest(endpoint.secrets)
+            sent = Sent(row, endpoint, version, batch, keep_until_s, signed_at, via)
             try:
                 check_sendable(row, endpoint)
                 requests.append(
@@ -307,16 +313,27 @@ class Courier:
         for request, reply in finished:
             assert isinstance(request.tag, Sent)  # noqa: S101 - for the type checker
             answers.append((request.tag, reply))
+            if reply.certificate:
+                self._saw_certificate(request.tag, reply)
         self._answered(answers)
+
+    def _saw_certificate(self, sent: Sent, reply: Reply) -> None:
+        """Say what an endpoint showed when it acknowledged; of a stranger's we take no note."""
+        stranger = sent.claimed.notify_url or (sent.via and sent.via.no)
+        if stranger or self._witness.knows(sent.endpoint.id, reply.certificate):
+            return
+        if acks.met(sent.endpoint.ack, reply.status, reply.body):
+            self._witness.saw(sent.endpoint.id, reply.certificate)
 
     def _answered(self, answers: list[Answer]) -> None:
         for pool, count in Counter(sent.batch.pool for sent, _ in answers).items():
             self._berths.free(pool, count)
         self._settler.put(answers)
 
-    def _after_settle(self, batches: set[Batch]) -> None:
+    def _after_settle(self, batches: set[Batch], promoted: int) -> None:
         """Ring again for what had to wait for these."""
-        pools = {batch.pool for batch in batches if batch.capped} | self._berths.starved()
+        pools = {batch.pool for batch in batches if batch.capped or promoted}
+        pools |= self._berths.starved()
         if not self._closing:
             for pool in pools:
                 self.ring(pool)

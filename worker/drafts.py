@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 from worker.endpoint_rows import schedule_text
 from worker.errors import BadFieldError
-from worker.fields import check_content_type, parse_schedule, quoted, visible
+from worker.fields import check_content_type, check_wait, parse_schedule, quoted, visible
 from worker.guard import check_headers
 from worker.models import Schedule
 from worker.payload import encode
@@ -44,6 +44,11 @@ class Enqueue:
         priority: 0 first to 9 last, within one endpoint.
         schedule: instead of the endpoint's; also as text, ``60,300,600``.
         trace_id: 1 to 128 visible ASCII characters, kept with it.
+        ordering_key: within one endpoint, not sent before earlier events of the same key are
+            over; 1 to 128 visible ASCII characters, None is unordered.
+        ordering_wait_s: how long it lets each earlier one hold it up, 1 to 604 800 s; None is the
+            endpoint's.
+        supersede: undelivered earlier events of the same key are dropped.
     """
 
     event_type: str
@@ -60,6 +65,9 @@ class Enqueue:
     priority: int = 5
     schedule: Schedule | str | None = None
     trace_id: str | None = None
+    ordering_key: str | None = None
+    ordering_wait_s: int | None = None
+    supersede: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +110,7 @@ def draft(event: Enqueue) -> Draft:
         raise BadFieldError("notify_url", f"must be text, not {type(event.notify_url).__name__}")
     if type(event.priority) is not int or not 0 <= event.priority <= 9:
         raise BadFieldError("priority", "must be a whole number, 0 to 9")
+    _check_ordering(event)
     payload, payload_type = encode(event.payload)
     deliver_at = None if event.deliver_at is None else _moment(event.deliver_at, "deliver_at")
     return Draft(
@@ -122,6 +131,20 @@ def _check_receiver(event: Enqueue) -> None:
         visible(event.merchant, "merchant", 64)
     else:
         visible(event.endpoint, "endpoint", 64)
+
+
+def _check_ordering(event: Enqueue) -> None:
+    if type(event.supersede) is not bool:
+        raise BadFieldError("supersede", "must be true or false")
+    if event.ordering_key is not None:
+        visible(event.ordering_key, "ordering_key", 128)
+    elif event.supersede:
+        raise BadFieldError("supersede", "needs an ordering_key: it says what is superseded")
+    if event.ordering_wait_s is None:
+        return
+    if event.ordering_key is None:
+        raise BadFieldError("ordering_wait_s", "needs an ordering_key: without one nothing waits")
+    check_wait(event.ordering_wait_s)
 
 
 def _check_event_type(value: object) -> None:

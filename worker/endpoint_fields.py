@@ -14,9 +14,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from worker import ack, guard, retry
+from worker import endpoint_manner as manner
 from worker.errors import BadFieldError
-from worker.fields import check_content_type, parse_schedule
-from worker.models import AckRule, Allowed, Schedule
+from worker.fields import check_content_type, check_wait, parse_schedule
+from worker.models import AckRule, Allowed, Encoding, Schedule
 from worker.signers import registry
 
 METHODS = ("POST", "PUT", "GET")
@@ -41,6 +42,12 @@ class Fields(TypedDict, total=False):
     ack: str | AckRule
     method: str
     content_type: str
+    profile: str
+    encoding: str | Encoding
+    fields: Mapping[str, str]
+    currency: str
+    zone: str
+    options: Mapping[str, str]
     timeout_s: float
     schedules: SchedulesInput
     terminal_statuses: Sequence[int]
@@ -50,6 +57,8 @@ class Fields(TypedDict, total=False):
     ca_pem: str | None
     client_pem: str | None
     revive: bool
+    freeze: bool
+    ordering_wait_s: int | None
 
 
 def check_name(name: str) -> str:
@@ -93,6 +102,11 @@ def check_method(method: str) -> str:
     if method.upper() not in METHODS:
         raise BadFieldError("method", f"{method[:20]!r} is not one of {', '.join(METHODS)}")
     return method.upper()
+
+
+def check_profile(name: str) -> str:
+    """Return the name of a profile; empty is none."""
+    return check_name(name) if name else ""
 
 
 def check_number(value: float, field: str, low: float, high: float) -> float:
@@ -175,10 +189,10 @@ def check_client(pem: str | None) -> str | None:
     return pem
 
 
-def check_revive(value: bool) -> bool:  # noqa: FBT001 - a field's value like the others
-    """Return whether dead letters come back by themselves; nothing but true or false."""
+def check_switch(value: bool, field: str) -> bool:  # noqa: FBT001 - a field's value
+    """Return whether something is on; nothing but true or false."""
     if not isinstance(value, bool):
-        raise BadFieldError("revive", f"is {value!r:.40}, must be true or false")
+        raise BadFieldError(field, f"is {value!r:.40}, must be true or false")
     return value
 
 
@@ -200,6 +214,12 @@ def checked(
         "ack": check_ack,
         "method": check_method,
         "content_type": check_content_type,
+        "profile": check_profile,
+        "encoding": manner.check_encoding,
+        "fields": manner.check_fields,
+        "currency": lambda value: value,
+        "zone": lambda value: value,
+        "options": manner.check_options,
         "timeout_s": lambda value: check_number(value, "timeout_s", timeout_min_s, timeout_max_s),
         "schedules": check_schedules,
         "terminal_statuses": check_terminal,
@@ -208,7 +228,9 @@ def checked(
         "allowed": check_exceptions,
         "ca_pem": check_ca,
         "client_pem": check_client,
-        "revive": check_revive,
+        "revive": lambda value: check_switch(value, "revive"),
+        "freeze": lambda value: check_switch(value, "freeze"),
+        "ordering_wait_s": lambda value: None if value is None else check_wait(value),
     }
     unknown = sorted(given.keys() - checks.keys())
     if unknown:

@@ -5,8 +5,9 @@ Pure. Must never give a number to a second route, nor leave an endpoint pinned t
 
 from dataclasses import replace
 
-from worker.errors import BadFieldError, NotFoundError
-from worker.models import Endpoint
+from worker.errors import BadFieldError, NotFoundError, WrongStateError
+from worker.guard import check_url
+from worker.models import Endpoint, EndpointState
 from worker.route_facts import OWN, Route
 
 ROUTES_MAX = 8
@@ -77,6 +78,20 @@ def pinned(endpoint: Endpoint, no: int | None) -> Endpoint:
     if no is not None:
         _known(endpoint, no)
     return replace(endpoint, pinned=no)
+
+
+def allowed(endpoint: Endpoint) -> Endpoint:
+    """Return the endpoint when its routes may be what they are.
+
+    Raises:
+        UrlRefusedError: the guard forbids one of them.
+        WrongStateError: the endpoint was deleted.
+    """
+    if endpoint.state is EndpointState.DELETED:
+        raise WrongStateError(f"endpoint {endpoint.name}", "deleted", "register a new one")
+    for route in endpoint.routes:
+        check_url(route.url, endpoint.allowed, field=f"route {route.no}")
+    return endpoint
 
 
 def through(endpoint: Endpoint, no: int) -> Endpoint:

@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import Row
 
-from worker.models import AckRule, Allowed, BodyRule, Endpoint, EndpointState, Schedule
+from worker.models import AckRule, Allowed, BodyRule, Encoding, Endpoint, EndpointState, Schedule
 from worker.route_facts import Route
 
 # Fields of Endpoint that live in the JSON document; the others have columns of their own.
@@ -20,6 +20,12 @@ CONFIG = (
     "ack",
     "method",
     "content_type",
+    "profile",
+    "encoding",
+    "fields",
+    "currency",
+    "zone",
+    "options",
     "timeout_s",
     "schedules",
     "terminal_statuses",
@@ -28,6 +34,8 @@ CONFIG = (
     "allowed",
     "ca_pem",
     "revive",
+    "freeze",
+    "ordering_wait_s",
     "routes",
     "weight",
     "pinned",
@@ -46,6 +54,7 @@ def config_text(endpoint: Endpoint) -> str:
     config: dict[str, object] = {name: getattr(endpoint, name) for name in CONFIG}
     config["ack"] = asdict(endpoint.ack)
     config["allowed"] = asdict(endpoint.allowed)
+    config["options"] = dict(endpoint.options)
     config["schedules"] = [[pattern, asdict(plan)] for pattern, plan in endpoint.schedules]
     config["routes"] = [asdict(route) for route in endpoint.routes]
     return json.dumps(config, ensure_ascii=False, separators=(",", ":"))
@@ -68,6 +77,10 @@ def read_config(text: str) -> dict[str, Any]:
     for name in ("events", "terminal_statuses"):
         if name in config:
             config[name] = tuple(config[name])
+    if "encoding" in config:
+        config["encoding"] = Encoding(config["encoding"])
+    if "fields" in config:
+        config["fields"] = tuple((name, how) for name, how in config["fields"])
     if "ack" in config:
         ack = config["ack"]
         config["ack"] = AckRule(
@@ -87,8 +100,7 @@ def read_config(text: str) -> dict[str, Any]:
         config["schedules"] = tuple(
             (pattern, read_schedule(plan)) for pattern, plan in config["schedules"]
         )
-    if "routes" in config:
-        config["routes"] = tuple(Route(**route) for route in config["routes"])
+    config["routes"] = tuple(Route(**route) for route in raw.get("routes", ()))
     return config
 
 

@@ -31,7 +31,8 @@ def locked(connection: Connection, which: ColumnElement[bool]) -> Endpoint | Non
 
 
 def save(connection: Connection, endpoint: Endpoint) -> None:
-    """Write an endpoint and copy what claims need to all of its lanes."""
+    """Write an endpoint, keep this version, and copy what claims need to all of its lanes."""
+    config = config_text(endpoint)
     connection.execute(
         update(_ENDPOINT)
         .where(_ENDPOINT.c.id == endpoint.id)
@@ -39,9 +40,14 @@ def save(connection: Connection, endpoint: Endpoint) -> None:
             url=endpoint.url,
             state=endpoint.state,
             state_reason=endpoint.state_reason,
-            config=config_text(endpoint),
+            config=config,
             config_no=endpoint.config_no,
             updated_at=columns.database_now(),
+        )
+    )
+    connection.execute(
+        insert(tables.endpoint_version).values(
+            endpoint_id=endpoint.id, config_no=endpoint.config_no, url=endpoint.url, config=config
         )
     )
     connection.execute(

@@ -14,10 +14,12 @@ from sqlalchemy import Connection, Engine, insert, select
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from worker import endpoint_fields as check
+from worker import endpoint_manner as manner
 from worker import endpoint_writes as write
-from worker import guard, tables
+from worker import freeze_writes, guard, tables
 from worker.database import unavailable
 from worker.endpoint_fields import Fields
+from worker.endpoint_routes import allowed
 from worker.endpoint_rows import config_text, read_endpoint
 from worker.errors import BadFieldError, NotFoundError, WrongStateError
 from worker.fields import visible
@@ -29,6 +31,8 @@ OVERLAP_MAX = timedelta(hours=72)  # beyond three days two secrets are not a rot
 _OVERLAP = timedelta(hours=24)
 _NO_WAIT = timedelta(0)
 _ENDPOINT = tables.endpoint
+# What must fit together, see check_manner.
+_MANNER = frozenset(("scheme", "method", "encoding", "fields", "currency", "zone", "options"))
 _VERBS = {
     EndpointState.PAUSED: "endpoint.pause",
     EndpointState.ACTIVE: "endpoint.resume",
@@ -105,9 +109,8 @@ class Endpoints:
             in_flight_cap=self._in_flight_cap,
         )
         draft = self._with(draft, fields)
-        scheme = registry.find(draft.scheme)
-        value = scheme.new_secret() if secret is None else secret
-        scheme.check_secret(value)
+        value = registry.find(draft.scheme).new_secret() if secret is None else secret
+        manner.check_signs(draft, value)
         who, why = check.check_person(who, "who"), check.check_person(why, "why")
         try:
             with self._engine.begin() as connection:
@@ -137,35 +140,24 @@ class Endpoints:
         return self._change(name, "endpoint.update", who, why, changed, fields)
 
     def change_routes(
-        self,
-        name: str,
-        change: Callable[[Endpoint], Endpoint],
-        *,
-        action: str,
-        who: str,
-        why: str,
+        self, name: str, change: Callable[[Endpoint], Endpoint], *, action: str, who: str, why: str
     ) -> Endpoint:
         """Change the routes of an endpoint by one of the rules in ``endpoint_routes.py``.
 
         Raises:
-            BadFieldError: names the field; nothing was changed.
-            NotFoundError: no such endpoint, or no such route.
-            WrongStateError: it was deleted.
+            BadFieldError, NotFoundError, WrongStateError: nothing was changed.
         """
-
-        def changed(before: Endpoint) -> Endpoint:
-            if before.state is EndpointState.DELETED:
-                raise WrongStateError(f"endpoint {name}", "deleted", "register a new one")
-            return _guarded(change(before))
-
-        return self._change(name, action, who, why, changed, {})
+        return self._change(name, action, who, why, lambda before: allowed(change(before)), {})
 
     def pause(self, name: str, *, who: str, why: str) -> Endpoint:
         """Hold all notifications of an endpoint; nothing burns. Pausing again keeps the new why."""
         return self._move(name, EndpointState.PAUSED, who, why)
 
     def resume(self, name: str, *, who: str, why: str) -> Endpoint:
-        """Let a paused or gone endpoint be called again."""
+        """Let a paused, frozen or gone endpoint be called again.
+
+        A frozen one gets one notification first, then two, four, … while they are acknowledged.
+        """
         return self._move(name, EndpointState.ACTIVE, who, why)
 
     def delete(self, name: str, *, who: str, why: str) -> Endpoint:
@@ -204,7 +196,7 @@ class Endpoints:
                 raise WrongStateError(f"endpoint {name}", "deleted", "it signs nothing any more")
             scheme = registry.find(before.scheme)
             given.append(scheme.new_secret() if secret is None else secret)
-            scheme.check_secret(given[0])
+            manner.check_signs(before, given[0])
             return before
 
         def turn(connection: Connection, after: Endpoint) -> None:
@@ -293,9 +285,11 @@ class Endpoints:
             given, timeout_min_s=self._timeout_min_s, timeout_max_s=self._timeout_max_s
         )
         changed = replace(endpoint, **fields)
+        if given.keys() & _MANNER:
+            manner.check_manner(changed)
         if given.keys() & {"url", "allowed"}:
             guard.check_url(changed.url, changed.allowed, field="url")
-            _guarded(changed)
+            allowed(changed)
         return changed
 
     def _insert(
@@ -336,9 +330,15 @@ class Endpoints:
                     f"endpoint {name}", "deleted", f"it cannot become {state}; register a new one"
                 )
             reason = "" if state is EndpointState.ACTIVE else check.check_person(why, "why")
+            frozen.append(before.state is EndpointState.FROZEN)
             return replace(before, state=state, state_reason=reason)
 
-        return self._change(name, _VERBS[state], who, why, moved, {})
+        def thaw(connection: Connection, after: Endpoint) -> None:
+            if frozen[-1]:
+                freeze_writes.let_go(connection, after.id, who=who)
+
+        frozen: list[bool] = []
+        return self._change(name, _VERBS[state], who, why, moved, {}, thaw)
 
     def _change(
         self,
@@ -356,7 +356,7 @@ class Endpoints:
             if before is None:
                 raise _unknown(connection, name)
             after = replace(change(before), config_no=before.config_no + 1)
-            if after.scheme != before.scheme:
+            if _signing(after) != _signing(before):
                 self._check_secrets(connection, after)
             write.save(connection, after)
             write.forget_routes(connection, before, after)
@@ -375,11 +375,12 @@ class Endpoints:
         return replace(after, client_pem=None)
 
     def _check_secrets(self, connection: Connection, endpoint: Endpoint) -> None:
-        scheme = registry.find(endpoint.scheme)
         for secret in write.live_secrets(connection, self._sealer, endpoint.id):
             try:
-                scheme.check_secret(secret.value)
+                manner.check_signs(endpoint, secret.value)
             except BadFieldError as error:
+                if error.field != "secret":
+                    raise
                 raise BadFieldError(
                     "scheme",
                     f"{endpoint.scheme} cannot sign with secret {secret.version} of endpoint "
@@ -387,10 +388,8 @@ class Endpoints:
                 ) from None
 
 
-def _guarded(endpoint: Endpoint) -> Endpoint:
-    for route in endpoint.routes:
-        guard.check_url(route.url, endpoint.allowed, field=f"route {route.no}")
-    return endpoint
+def _signing(endpoint: Endpoint) -> tuple[object, ...]:
+    return endpoint.scheme, endpoint.options, endpoint.fields
 
 
 def _unknown(connection: Connection, name: str) -> NotFoundError:

@@ -9,6 +9,8 @@ from worker.errors import BadFieldError
 from worker.models import Schedule
 from worker.retry import check_schedule
 
+ORDERING_WAIT_S = 3600
+ORDERING_WAIT_MAX_S = 604_800
 _VISIBLE = re.compile(r"[\x21-\x7e]+").fullmatch
 _CONTENT_TYPE = re.compile(
     r"[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+(; ?[\x21-\x7e]+)*"
@@ -39,6 +41,16 @@ def check_content_type(value: object) -> str:
     if not isinstance(value, str) or len(value) > 128 or not _CONTENT_TYPE(value):
         raise BadFieldError(
             "content_type", f"{quoted(value, 130)} is no media type; an example: application/json"
+        )
+    return value
+
+
+def check_wait(value: object) -> int:
+    """Return how long an event lets earlier ones hold it up: whole seconds, 1 to 604 800."""
+    if type(value) is not int or not 1 <= value <= ORDERING_WAIT_MAX_S:
+        raise BadFieldError(
+            "ordering_wait_s",
+            f"is {value!r:.20}, must be a whole number of seconds from 1 to {ORDERING_WAIT_MAX_S}",
         )
     return value
 

@@ -9,7 +9,9 @@ notifications. On PostgreSQL::
 Must never lose a row, never read one for ever and never let one hold up the others: a row that
 is refused stays, with the reason in ``refused_because``; setting that back to NULL offers it
 again. A row whose event key an open transaction holds is left for the next look. The payload's
-bytes are kept as the host wrote them. On SQLite, times are whole microseconds since 1970.
+bytes are kept as the host wrote them. Rows of one ordering key go in one after the other, by id;
+of transactions that are open at the same time, the one that commits first. On SQLite, times are
+whole microseconds since 1970.
 """
 
 import json
@@ -30,9 +32,11 @@ from sqlalchemy import (
     bindparam,
     cast,
     delete,
+    exists,
     func,
     insert,
     select,
+    true,
     update,
 )
 from sqlalchemy.exc import (
@@ -47,6 +51,7 @@ from worker import clock, tables
 from worker.client import Notifier
 from worker.drafts import Draft, Enqueue, draft
 from worker.errors import BadFieldError, PaynotifyError
+from worker.fields import ORDERING_WAIT_MAX_S, check_wait
 from worker.intake import Outcome
 
 _log = logging.getLogger(__name__)
@@ -62,9 +67,11 @@ _TEXTS = (
     "headers",
     "notify_url",
     "trace_id",
+    "ordering_key",
 )
 _MOMENTS = ("deliver_at", "expires_at")
-_COLUMNS = (*_TEXTS, *_MOMENTS, "priority")
+_NUMBERS = ("priority", "ordering_wait_s", "supersede")
+_COLUMNS = (*_TEXTS, *_MOMENTS, *_NUMBERS)
 _REASON_MAX = 500
 UNWANTED = (
     "event_type: no endpoint of this merchant wants it; see `paynotify endpoint list`, then set "
@@ -78,6 +85,8 @@ _ROW_WAIT = "20ms"
 _WAITS = frozenset({"55P03", "57014", "40P01", "40001"})
 _MICROSECONDS = re.compile(r"[0-9]{1,16}").fullmatch
 _DIGIT = re.compile(r"[0-9]").fullmatch
+_SECONDS = re.compile(r"[0-9]{1,9}").fullmatch
+_TRUTHS = {"true": True, "false": False, "1": True, "0": False}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,6 +170,8 @@ def _take(
             drafts[row["id"]] = draft(_event(row))
         except PaynotifyError as error:
             outcomes[row["id"]] = error
+    for id_ in _behind(connection, drafts):
+        del drafts[id_]
     _wait_at_most(connection, _BATCH_WAIT)
     try:
         with connection.begin_nested():
@@ -169,13 +180,51 @@ def _take(
     except Exception as error:
         if not _may_be_a_row(error):
             raise
-    # One row spoils the batch: find out which.
+    return outcomes | _take_each(connection, notifier, drafts)
+
+
+def _take_each(
+    connection: Connection, notifier: Notifier, drafts: Mapping[int, Draft]
+) -> dict[int, Outcome]:
+    """Take rows one by one: some row spoils the batch, find out which."""
     _wait_at_most(connection, _ROW_WAIT)
+    outcomes: dict[int, Outcome] = {}
+    stuck: set[str | None] = set()
     for id_, one in drafts.items():
-        outcome = _take_one(connection, notifier, id_, one)
+        key = one.event.ordering_key
+        outcome = None if key in stuck else _take_one(connection, notifier, id_, one)
         if outcome is not None:
             outcomes[id_] = outcome
+        elif key is not None:
+            stuck.add(key)
     return outcomes
+
+
+def _behind(connection: Connection, drafts: Mapping[int, Draft]) -> Sequence[int]:
+    """Return ordered rows that an older unread one of their key, in other hands, stands before.
+
+    They are left for a later look: two processes that took them at once would not keep the order.
+    """
+    ordered = [id_ for id_, one in drafts.items() if one.event.ordering_key is not None]
+    if not ordered:
+        return ()
+    older, own = _INBOX.alias("older"), _INBOX.c
+    same = (
+        older.c.ordering_key == own.ordering_key,
+        # One may name the merchant and the other its endpoint.
+        func.coalesce(older.c.merchant == own.merchant, true()),
+        func.coalesce(older.c.endpoint == own.endpoint, true()),
+    )
+    query = select(own.id).where(
+        own.id.in_(ordered),
+        exists().where(
+            *same,
+            older.c.id < own.id,
+            older.c.refused_because.is_(None),
+            older.c.id.not_in(list(drafts)),
+        ),
+    )
+    return connection.scalars(query).all()
 
 
 def _take_one(connection: Connection, notifier: Notifier, id_: int, one: Draft) -> Outcome | None:
@@ -233,6 +282,9 @@ def _event(row: RowMapping) -> Enqueue:
         expires_at=_moment(row, "expires_at"),
         priority=_priority(_text(row, "priority")),
         trace_id=_text(row, "trace_id"),
+        ordering_key=_text(row, "ordering_key"),
+        ordering_wait_s=_wait(_text(row, "ordering_wait_s")),
+        supersede=_supersede(_text(row, "supersede")),
     )
 
 
@@ -289,6 +341,19 @@ def _priority(text: str | None) -> int:
     return int(text)
 
 
+def _wait(text: str | None) -> int | None:
+    if text is None:
+        return None
+    # Whatever is no number is refused with the range.
+    return check_wait(int(text) if _SECONDS(text) else text)
+
+
+def _supersede(text: str | None) -> bool:
+    if text not in _TRUTHS:
+        raise BadFieldError("supersede", "must be true or false (1 or 0 on SQLite)")
+    return _TRUTHS[text]
+
+
 def keep_refused(engine: Engine, fields: Mapping[str, Any], why: str) -> None:
     """Keep an event that came as a message and was refused, as a row that was read and refused.
 
@@ -298,7 +363,11 @@ def keep_refused(engine: Engine, fields: Mapping[str, Any], why: str) -> None:
         why: goes into ``refused_because``; put right and set to NULL, the row is taken in.
     """
     texts = {name: _as_text(fields[name]) for name in _TEXTS if fields.get(name) is not None}
-    row = {"event_type": "", "event_key": "", "payload": "null"} | texts
+    row: dict[str, object] = {"event_type": "", "event_key": "", "payload": "null", **texts}
+    wait_s = fields.get("ordering_wait_s")
+    if type(wait_s) is int and 0 < wait_s <= ORDERING_WAIT_MAX_S:
+        row["ordering_wait_s"] = wait_s
+    row["supersede"] = fields.get("supersede") is True
     with engine.begin() as tx:
         tx.execute(insert(_INBOX).values(**row, refused_because=why[:_REASON_MAX]))
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, Table, bindparam, literal, select, tuple_
 from sqlalchemy.dialects import postgresql, sqlite
 
-from worker import clock, guard, intake_sql, tables
+from worker import clock, guard, intake_sql, ordering, tables
 from worker.drafts import Draft, Enqueue
 from worker.endpoint_rows import read_endpoint
 from worker.errors import BadFieldError, EventKeyConflictError, NotFoundError, PaynotifyError
@@ -39,13 +39,15 @@ class Intake:
 
     Args:
         connection: the host's, in its transaction.
+        ordering_wait_s: of endpoints and events that name none.
 
     Attributes:
         pools: whom to ring for, once committed.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, *, ordering_wait_s: int) -> None:
         self._connection = connection
+        self._ordering_wait_s = ordering_wait_s
         self._of_merchant: dict[str, tuple[Endpoint, ...]] = {}
         self._by_name: dict[str, Endpoint | None] = {}
         self._lanes: dict[tuple[int, str], _Lane] = {}
@@ -84,6 +86,7 @@ class Intake:
                 if isinstance(outcome, PaynotifyError):
                     halves |= {fresh[entry.key] for entry in group if entry.key in fresh}
         if not halves:
+            self._supersede(entries, fresh)
             return outcomes
         # A conflict on one endpoint, written for another. Other drafts may have been compared
         # with what goes away now, so all but a single one are judged anew.
@@ -92,6 +95,13 @@ class Intake:
             return outcomes
         middle = len(drafts) // 2
         return self.take(drafts[:middle]) + self.take(drafts[middle:])
+
+    def _supersede(self, entries: list[list[Entry]], fresh: dict[Key, int]) -> None:
+        newest: dict[str, int] = {}
+        for entry in (entry for group in entries for entry in group):
+            if entry.line is not None and entry.draft.event.supersede and entry.key in fresh:
+                newest[entry.line] = max(newest.get(entry.line, 0), fresh[entry.key])
+        ordering.supersede(self._connection, newest)
 
     def _look_up(self, drafts: Iterable[Draft]) -> None:
         merchants = {
@@ -194,15 +204,20 @@ class Intake:
 
     def _entry(self, draft: Draft, endpoint: Endpoint, host: str) -> Entry:
         lane = self._lanes[endpoint.id, host]
+        event = draft.event
         made_by_us = None if "json" in endpoint.content_type else draft.payload_type
-        return Entry(
+        entry = (
             endpoint,
-            (endpoint.id, draft.event.event_key),
+            (endpoint.id, event.event_key),
             lane.id,
             lane.slow,
-            draft.event.content_type or made_by_us,
+            event.content_type or made_by_us,
             draft,
         )
+        if event.ordering_key is None:
+            return Entry(*entry)
+        wait_s = event.ordering_wait_s or endpoint.ordering_wait_s or self._ordering_wait_s
+        return Entry(*entry, ordering.line(endpoint.id, event.ordering_key), wait_s)
 
     def _write(self, entries: list[Entry]) -> tuple[dict[Key, Known], dict[Key, int]]:
         """Write what is new; answer id and payload of all, and the ids of the new ones."""
@@ -211,8 +226,10 @@ class Intake:
         for entry in entries:
             first.setdefault(entry.key, entry)
         # In key order, so that two hosts that write the same events do not wait for each other
-        # in a circle.
-        fresh = intake_sql.write(self._connection, [first[key] for key in sorted(first)])
+        # in a circle. Ordered ones stay as they were given: their lines take turns anyway.
+        free = [first[key] for key in sorted(first) if first[key].line is None]
+        in_line = [entry for entry in first.values() if entry.line is not None]
+        fresh = intake_sql.write(self._connection, free + in_line)
         known = {key: Known(id_, first[key].draft.payload) for key, id_ in fresh.items()}
         old = sorted(first.keys() - fresh.keys())
         if old:

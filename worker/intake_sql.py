@@ -20,7 +20,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.sqlite import insert
 
-from worker import columns, tables
+from worker import columns, ordering, tables
 from worker.drafts import Draft
 from worker.models import Endpoint
 
@@ -35,6 +35,8 @@ class Entry:
     Attributes:
         key: what makes it unique for ever.
         slow: which pool claims its lane.
+        line: it stands in; None is unordered.
+        wait_s: it lets each earlier one of the line hold it up.
     """
 
     endpoint: Endpoint
@@ -43,6 +45,8 @@ class Entry:
     slow: bool
     content_type: str | None
     draft: Draft
+    line: str | None = None
+    wait_s: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +99,44 @@ WITH item AS (
 SELECT id, endpoint_id, event_key FROM fresh
 """)
 
+# The same for a batch in which some are ordered: ids rise as the events were given, and who is not
+# the first of its line begins blocked. The turn to write into the lines has been taken before, so
+# this sees whoever stands there.
+_POSTGRESQL_ORDERED = text(f"""
+WITH item AS MATERIALIZED (
+  SELECT * FROM json_to_recordset(CAST(:items AS json)) AS item (
+    place int, endpoint_id bigint, lane_id bigint, message_id text, event_type text,
+    event_key text, order_no text, payload text, content_type text, headers text, notify_url text,
+    schedule text, trace_id text, deliver_at timestamptz, expires_at timestamptz,
+    priority smallint, ordering text, ordering_key text, ordering_wait_s int)
+), fresh AS (
+  INSERT INTO paynotify_notification (endpoint_id, message_id, event_type, event_key, order_no,
+    payload, content_type, headers, notify_url, schedule, trace_id, deliver_at, expires_at,
+    ordering_key, ordering_wait_s)
+  SELECT endpoint_id, message_id, event_type, event_key, order_no,
+    decode(payload, 'hex'), content_type, headers, notify_url, schedule, trace_id, deliver_at,
+    expires_at, ordering_key, ordering_wait_s
+  FROM item ORDER BY place
+  ON CONFLICT (endpoint_id, event_key) DO NOTHING
+  RETURNING id, endpoint_id, event_key, deliver_at
+), placed AS (
+  SELECT fresh.id, fresh.deliver_at, item.lane_id, item.priority, item.ordering,
+    item.ordering IS NOT NULL AND (
+      row_number() OVER (PARTITION BY item.ordering ORDER BY fresh.id) > 1
+      OR EXISTS (SELECT 1 FROM paynotify_delivery d
+                  WHERE d.ordering = item.ordering AND d.{tables.IN_LINE})) AS behind
+  FROM fresh JOIN item USING (endpoint_id, event_key)
+), queued AS (
+  INSERT INTO paynotify_delivery (id, lane_id, state, priority, due_at, ordering, turn_at)
+  SELECT id, lane_id,
+    CASE WHEN behind THEN 'blocked' WHEN deliver_at > now() THEN 'waiting' ELSE 'pending' END,
+    priority, CASE WHEN behind THEN now() ELSE greatest(deliver_at, now()) END, ordering,
+    CASE WHEN ordering IS NOT NULL AND NOT behind THEN now() END
+  FROM placed
+)
+SELECT id, endpoint_id, event_key FROM fresh
+""")  # noqa: S608 - a constant
+
 # The row that changes, for a notification just written.
 _SQLITE_DELIVERY = text(f"""
 INSERT INTO paynotify_delivery (id, lane_id, state, priority, due_at)
@@ -103,17 +145,40 @@ VALUES (:id, :lane_id,
   :priority, max(coalesce(:deliver_at, 0), {columns.SQLITE_NOW}))
 """).bindparams(bindparam("deliver_at", type_=columns.Moment()))  # noqa: S608 - a constant
 
+# The same when some are ordered, one after the other.
+_SQLITE_ORDERED = text(f"""
+INSERT INTO paynotify_delivery (id, lane_id, state, priority, due_at, ordering, turn_at)
+SELECT :id, :lane_id,
+  CASE WHEN behind THEN 'blocked' WHEN :deliver_at > now THEN 'waiting' ELSE 'pending' END,
+  :priority, CASE WHEN behind THEN now ELSE max(coalesce(:deliver_at, 0), now) END, :ordering,
+  CASE WHEN :ordering IS NOT NULL AND NOT behind THEN now END
+FROM (SELECT {columns.SQLITE_NOW} AS now, EXISTS (
+        SELECT 1 FROM paynotify_delivery d
+         WHERE d.ordering = :ordering AND d.{tables.IN_LINE}) AS behind)
+""").bindparams(bindparam("deliver_at", type_=columns.Moment()))  # noqa: S608 - constants
+
 
 def write(connection: Connection, entries: Sequence[Entry]) -> dict[Key, int]:
-    """Write entries with keys that differ; answer the ids of those that are new."""
+    """Write entries with keys that differ; answer the ids of those that are new.
+
+    In one line, ids rise in the order of ``entries``.
+    """
     if not entries:
         return {}
     rows = [_row(entry) for entry in entries]
+    lines = {entry.line for entry in entries if entry.line is not None}
+    if lines:
+        ordering.enter(connection, lines)
+        rows = [
+            row | _place(place, entry)
+            for place, (row, entry) in enumerate(zip(rows, entries, strict=True))
+        ]
     if connection.dialect.name == "postgresql":
         items = json.dumps(rows, default=_json, separators=(",", ":"))
-        made = connection.execute(_POSTGRESQL, {"items": items})
+        statement = _POSTGRESQL_ORDERED if lines else _POSTGRESQL
+        made = connection.execute(statement, {"items": items})
         return {(row.endpoint_id, row.event_key): row.id for row in made}
-    return _write_sqlite(connection, rows)
+    return _write_sqlite(connection, rows, in_line=bool(lines))
 
 
 def _json(value: object) -> str:
@@ -121,14 +186,24 @@ def _json(value: object) -> str:
     return value.hex() if isinstance(value, bytes) else value.isoformat()  # type: ignore[attr-defined]
 
 
-def _write_sqlite(connection: Connection, rows: list[dict[str, Any]]) -> dict[Key, int]:
+def _place(place: int, entry: Entry) -> dict[str, Any]:
+    key = None if entry.line is None else entry.draft.event.ordering_key
+    waits = {"ordering_key": key, "ordering_wait_s": entry.wait_s}
+    return {"place": place, "ordering": entry.line, **waits}
+
+
+def _write_sqlite(
+    connection: Connection, rows: list[dict[str, Any]], *, in_line: bool
+) -> dict[Key, int]:
     statement = (
         insert(_NOTIFICATION)
         .on_conflict_do_nothing()
         .returning(_NOTIFICATION.c.id, _NOTIFICATION.c.endpoint_id, _NOTIFICATION.c.event_key)
     )
-    small = ("lane_id", "priority")
-    large = [{name: row[name] for name in row if name not in small} for row in rows]
+    small = ("lane_id", "priority", "ordering") if in_line else ("lane_id", "priority")
+    large = [
+        {name: row[name] for name in row if name not in small and name != "place"} for row in rows
+    ]
     fresh = {
         (row.endpoint_id, row.event_key): row.id for row in connection.execute(statement, large)
     }
@@ -138,7 +213,7 @@ def _write_sqlite(connection: Connection, rows: list[dict[str, Any]]) -> dict[Ke
         if (id_ := fresh.get((row["endpoint_id"], row["event_key"])))
     ]
     if deliveries:
-        connection.execute(_SQLITE_DELIVERY, deliveries)
+        connection.execute(_SQLITE_ORDERED if in_line else _SQLITE_DELIVERY, deliveries)
     return fresh
 
 

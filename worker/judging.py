@@ -71,6 +71,8 @@ def judged(
         error=_error(reply),
         remote_ip=reply.remote_ip,
         secret_version=sent.secret_version,
+        signed_at=sent.signed_at,
+        config_no=endpoint.config_no,
         via=sent.via,
     )
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Select, func, select, update
 
-from worker import columns, tables
+from worker import columns, ordering, tables
 from worker.errors import NotFoundError
 from worker.models import EndpointState, Outcome, State
 from worker.states import FINAL
@@ -16,8 +16,9 @@ from worker.views import Attempt, Notification
 
 _NOTIFICATION, _DELIVERY = tables.notification, tables.delivery
 _ENDPOINT, _ATTEMPT = tables.endpoint, tables.attempt
-_QUIET = (State.WAITING, State.PENDING)
-_DONE = {*FINAL, State.DEAD}
+_QUIET = (State.BLOCKED, State.WAITING, State.PENDING)
+# Nobody knows when a blocked one is sent.
+_NOT_DUE = {*FINAL, State.DEAD, State.BLOCKED}
 
 
 def get(connection: Connection, notification: int | str) -> Notification:
@@ -94,6 +95,8 @@ def attempts(connection: Connection, notification_id: int) -> list[Attempt]:
             elapsed_ms=row.elapsed_ms,
             remote_ip=row.remote_ip,
             secret_version=row.secret_version,
+            signed_at=row.signed_at,
+            config_no=row.config_no,
             worker=row.worker,
             route=row.route,
         )
@@ -113,13 +116,16 @@ def payload(connection: Connection, notification_id: int) -> bytes:
 
 
 def cancel(connection: Connection, notification_id: int) -> bool:
-    """Cancel a waiting or pending notification; calling it again answers False."""
-    changed = connection.execute(
+    """Cancel a notification that is not on the wire; calling it again answers False."""
+    cancelled = connection.execute(
         update(_DELIVERY)
         .where(_DELIVERY.c.id == notification_id, _DELIVERY.c.state.in_(_QUIET))
         .values(state=State.CANCELLED, finished_at=columns.database_now())
-    )
-    if changed.rowcount:
+        .returning(_DELIVERY.c.ordering)
+    ).first()
+    if cancelled is not None:
+        if cancelled.ordering is not None:
+            ordering.follow(connection, [cancelled.ordering])
         return True
     known = select(_DELIVERY.c.id).where(_DELIVERY.c.id == notification_id)
     if connection.execute(known).first() is None:
@@ -136,6 +142,7 @@ def _query() -> Select[Any]:
             _DELIVERY.c.attempt_no,
             _DELIVERY.c.due_at,
             _DELIVERY.c.finished_at,
+            _DELIVERY.c.superseded_by,
             _ENDPOINT.c.name.label("endpoint"),
             _ENDPOINT.c.merchant,
             _ENDPOINT.c.state.label("endpoint_state"),
@@ -159,10 +166,12 @@ def _read(row: Row[Any]) -> Notification:
         held=state in _QUIET and row.endpoint_state != EndpointState.ACTIVE,
         attempts=row.attempt_no,
         created_at=row.created_at,
-        due_at=None if state in _DONE else row.due_at,
+        due_at=None if state in _NOT_DUE else row.due_at,
         finished_at=row.finished_at,
         expires_at=row.expires_at,
         notify_url=row.notify_url,
         trace_id=row.trace_id,
         payload_bytes=row.payload_bytes,
+        ordering_key=row.ordering_key,
+        superseded_by=row.superseded_by,
     )

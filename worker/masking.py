@@ -26,8 +26,10 @@ def mask(text: str) -> str:
     """
     if _SUSPICIOUS(text) is None:
         return text
-    if "whsec_" in text:
-        text = _WHSEC.sub("whsec_***", text)
+    if "whs" in text:
+        text = _WHSEC.sub(r"\1***", text)
+    if "PRIVATE KEY" in text:
+        text = _PRIVATE_KEY.sub(r"\1***", text)
     if "v1" in text:
         text = _SIGNATURE.sub(r"\1***", text)
     if "://" in text:
@@ -130,7 +132,9 @@ _DIGITS = re.compile(
 
 # Every rule needs one of these signs; most replies have none.
 _SUSPICIOUS = re.compile(r"[=:,_%\d]").search
-_WHSEC = re.compile(r"whsec_[A-Za-z0-9+/=_%-]+")
+_WHSEC = re.compile(r"(whsec_|whsk_)[A-Za-z0-9+/=_%-]+")
+# Its lines, or what is left of them when the text was cut; line breaks perhaps escaped.
+_PRIVATE_KEY = re.compile(r"(BEGIN (?:[A-Z]+ )?PRIVATE KEY-----)(?:[A-Za-z0-9+/=\s]|\\[nr])+")
 _SIGNATURE = re.compile(r"\b(v1a?,)[A-Za-z0-9+/=_-]{16,}")
 # Lengths are bounded so that no hostile reply makes these two take quadratic time.
 # In http(s) an '@' behind the host is part of the path; elsewhere a password may hold anything.

@@ -6,6 +6,7 @@ The four that are made for every callback are not frozen: freezing costs 0.3 mic
 six of a hundred for the whole of a callback. Treat them as if they were.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -15,6 +16,7 @@ from worker.route_facts import Route, Via
 class State(StrEnum):
     """Where a notification is in its life; see ``states.py`` for the edges."""
 
+    BLOCKED = "blocked"
     WAITING = "waiting"
     PENDING = "pending"
     SENDING = "sending"
@@ -31,6 +33,7 @@ class BodyRule(StrEnum):
     IEXACT = "iexact"
     CONTAINS = "contains"
     JSON = "json"
+    XML = "xml"
 
 
 class Encoding(StrEnum):
@@ -93,6 +96,7 @@ class EndpointState(StrEnum):
 
     ACTIVE = "active"
     PAUSED = "paused"
+    FROZEN = "frozen"
     GONE = "gone"
     DELETED = "deleted"
 
@@ -111,9 +115,10 @@ class AckRule:
     Attributes:
         statuses: inclusive ranges of HTTP status codes, e.g. ``((200, 299),)``.
         body: how the body is read.
-        expected: the word (``exact``, ``iexact``, ``contains``) or the expected JSON value
-            written as text (``json``); empty for ``any``.
-        path: dotted path to a value in a JSON body (``data.code``); only for ``json``.
+        expected: the word (``exact``, ``iexact``, ``contains``), the expected JSON value
+            written as text (``json``) or an element's text (``xml``); empty for ``any``.
+        path: dotted path to a value in a JSON body (``data.code``), or the name of an element
+            below the root of an XML body; only for ``json`` and ``xml``.
     """
 
     statuses: tuple[tuple[int, int], ...] = ((200, 299),)
@@ -177,6 +182,12 @@ class Endpoint:
         scheme: name of the signing scheme.
         method: ``POST``, ``PUT`` or ``GET``.
         content_type: of the payload, unless the notification says otherwise.
+        profile: name of the delivery profile it was made from; "" is none. Kept to be shown:
+            everything it implied stands here.
+        encoding: how ``fields`` travel; ``RAW`` sends the payload as it is.
+        fields: the merchant's names, and how each is made (``field_map.py``).
+        currency, zone: what amounts and times in ``fields`` are written with.
+        options: what was chosen about scheme and encoding.
         timeout_s: total deadline of one request, 1 to 60 s.
         schedules: schedule per event-type pattern; first match wins, ``*`` last.
         rate_per_s: most sends a second; None is no limit.
@@ -184,6 +195,9 @@ class Endpoint:
         ca_pem: CA bundle that replaces the system's for this endpoint; None is the system's.
         client_pem: client certificate and key, one PEM text; None is none.
         revive: dead letters are sent again by themselves, slowly, once it answers again.
+        freeze: it is held when it keeps failing, and let go when it answers a ping again.
+        ordering_wait_s: longest an event holds up later ones of its ordering key; None is the
+            setting's.
         routes: other addresses of it, in order; used when ``url`` is in trouble, or beside it.
         weight: of ``url`` among them, see :class:`worker.route_facts.Route`.
         pinned: number of the route a person wants to be used and no other; None is none.
@@ -203,6 +217,12 @@ class Endpoint:
     ack: AckRule = AckRule()
     method: str = "POST"
     content_type: str = "application/json"
+    profile: str = ""
+    encoding: Encoding = Encoding.RAW
+    fields: tuple[tuple[str, str], ...] = ()
+    currency: str = "payload.currency"
+    zone: str = "+08:00"
+    options: Mapping[str, str] = field(default_factory=dict)
     timeout_s: float = 15.0
     schedules: tuple[tuple[str, Schedule], ...] = ()
     terminal_statuses: tuple[int, ...] = ()
@@ -212,6 +232,8 @@ class Endpoint:
     ca_pem: str | None = None
     client_pem: str | None = field(default=None, repr=False)
     revive: bool = True
+    freeze: bool = True
+    ordering_wait_s: int | None = None
     routes: tuple[Route, ...] = ()
     weight: int = 100
     pinned: int | None = None
@@ -232,6 +254,7 @@ class Claimed:
         troubled: the lane's health is not spotless, so successes matter to it too.
         schedule: override frozen at enqueue; None means the endpoint's.
         expires_in_s: seconds left until ``expires_at`` on the database clock; None is never.
+        ordering_key: what it is kept in order by, within its endpoint; None is nothing.
     """
 
     id: int
@@ -253,6 +276,7 @@ class Claimed:
     schedule: Schedule | None
     trace_id: str | None
     expires_in_s: float | None
+    ordering_key: str | None = None
 
 
 @dataclass(slots=True, kw_only=True)  # not frozen: see the module
@@ -292,6 +316,8 @@ class Reply:
         note: remark about a reply that still counts (``body_truncated``, ``body_capped``).
         remote_ip: address that was dialled; empty when none was.
         requested: bytes of the request may have reached the merchant.
+        certificate: SHA-256 (hex) of what the merchant's side showed when the connection that a
+            reply came over was made; empty without TLS.
     """
 
     failure: Failure = Failure.NONE
@@ -304,6 +330,7 @@ class Reply:
     note: str = ""
     remote_ip: str = ""
     requested: bool = False
+    certificate: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -336,6 +363,8 @@ class Settlement:
         evidence: head of the reply body as safe text (see ``evidence.py``), at most 4 KiB.
         error: failure class and detail, one line; empty on success.
         secret_version: version of the newest secret that signed; 0 when none did.
+        signed_at: whole seconds since 1970; 0 when nothing was signed.
+        config_no: version of the endpoint it was sent with.
         via: the route it took; None when its endpoint has but one.
     """
 
@@ -347,6 +376,8 @@ class Settlement:
     error: str
     remote_ip: str
     secret_version: int
+    signed_at: int = 0
+    config_no: int = 0
     via: Via | None = None
 
 
@@ -357,65 +388,9 @@ class Settled:
     Attributes:
         written: ids whose verdict stands.
         stale: ids that somebody else owned by then; their verdicts were dropped.
+        promoted: rows that had waited for one of these and are due now.
     """
 
     written: tuple[int, ...]
     stale: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Health:
-    """A lane's breaker and memory; ``breaker.py`` computes the next one.
-
-    Attributes:
-        failures_in_row: since the last success.
-        window_ok, window_failed: counts since ``window_age_s`` ago; the window opens with a
-            failure.
-        open_for_s: seconds until an open breaker lets its one probe through; 0 when the probe
-            is due; None when the breaker is closed.
-        opened_times: times it opened without a recovery between; stretches the next wait.
-        ramp: in-flight limit while recovering; None when fully recovered.
-        slow: claimed by the slow pool.
-        latency_ms: smoothed reply time.
-    """
-
-    failures_in_row: int = 0
-    window_ok: int = 0
-    window_failed: int = 0
-    window_age_s: float = 0.0
-    open_for_s: float | None = None
-    opened_times: int = 0
-    ramp: int | None = None
-    slow: bool = False
-    latency_ms: float = 0.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tally:
-    """What one settle saw of one lane."""
-
-    ok: int = 0
-    failed: int = 0
-    latency_ms: float = 0.0
-
-
-@dataclass(slots=True, kw_only=True)  # not frozen: counted up for every callback
-class Measured:
-    """What one process saw of one endpoint since it last wrote it down; counts.
-
-    Attributes:
-        failed: sends that speak against the merchant's health, dead ones among them.
-        dead: notifications given up, for whatever reason.
-        held: verdicts that put the endpoint on hold.
-        abandoned: attempts whose end nobody saw.
-        stale: verdicts that came too late to be written.
-        elapsed_ms: of all sends together.
-    """
-
-    acked: int = 0
-    failed: int = 0
-    dead: int = 0
-    held: int = 0
-    abandoned: int = 0
-    stale: int = 0
-    elapsed_ms: int = 0
+    promoted: int = 0

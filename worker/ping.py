@@ -9,15 +9,16 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from threading import Event
+from typing import cast
 
 from worker import clock, retry
 from worker.errors import BadFieldError, UrlRefusedError
 from worker.models import Claimed, Decision, Endpoint, Failure, Reply, Request, Schedule, Verdict
 from worker.settings import Settings
-from worker.shape import shaped
+from worker.shape import PING, shaped
 from worker.transport import Transport
 
-EVENT_TYPE = "paynotify.ping"
+EVENT_TYPE = PING
 # A single try: what it would do afterwards is no question here.
 _ONCE = Schedule(delays_s=())
 _GRACE_S = 5.0
@@ -30,12 +31,14 @@ class Pong:
     Attributes:
         code: ``acked``, ``not_acked``, or why there was no reply (``timeout``, ``tls``, …).
         status: of the reply; 0 when there was none.
+        certificate: SHA-256 of what the endpoint showed (hex); empty without TLS.
     """
 
     code: str
     status: int
     elapsed_ms: int
     message_id: str
+    certificate: str = ""
 
     @property
     def acked(self) -> bool:
@@ -53,14 +56,36 @@ def ping(endpoint: Endpoint, chosen: Settings) -> Pong:
     Raises:
         BadFieldError: the endpoint's scheme cannot sign it.
     """
-    payload = {"type": EVENT_TYPE, "sent_at": clock.now().isoformat(timespec="seconds")}
-    return once(
-        endpoint,
-        chosen,
-        message_id=f"msg_ping_{secrets.token_hex(12)}",
-        event_type=EVENT_TYPE,
-        payload=json.dumps(payload, separators=(",", ":")).encode(),
-    )
+    return once(endpoint, chosen, message_id=_new_id(), event_type=EVENT_TYPE, payload=_payload())
+
+
+def ping_all(endpoints: Sequence[Endpoint], chosen: Settings) -> dict[int, Pong]:
+    """Ping many endpoints at once and wait for all of them; the slowest says how long that is.
+
+    Args:
+        endpoints: with their secrets, each once.
+        chosen: for the transport's limits.
+
+    Returns:
+        By endpoint id. What cannot be signed or may not be called is a pong too.
+    """
+    pongs: dict[int, Pong] = {}
+    requests: list[Request] = []
+    for endpoint in endpoints:
+        message_id = _new_id()
+        try:
+            claimed = _claimed(endpoint, message_id, EVENT_TYPE, _payload())
+            requests.append(_shaped(claimed, endpoint, chosen, tag=(endpoint, message_id)))
+        except BadFieldError as error:
+            refused = isinstance(error, UrlRefusedError)
+            code = Failure.REFUSED if refused else Failure.UNSENDABLE
+            pongs[endpoint.id] = Pong(
+                code=code.value, status=0, elapsed_ms=0, message_id=message_id
+            )
+    for request, reply in _send(requests, chosen):
+        endpoint, message_id = cast("tuple[Endpoint, str]", request.tag)
+        pongs[endpoint.id] = _pong(endpoint, reply, message_id)
+    return pongs
 
 
 def once(
@@ -79,46 +104,88 @@ def once(
         BadFieldError: the endpoint's scheme cannot sign it.
     """
     try:
-        request = shaped(
-            _claimed(endpoint, message_id, event_type, payload),
-            endpoint,
-            signed_at=clock.unix_s(),
-            tag=None,
-            timeout_max_s=chosen.timeout_max_s,
-        )
+        claimed = _claimed(endpoint, message_id, event_type, payload)
+        request = _shaped(claimed, endpoint, chosen, tag=None)
     except UrlRefusedError:
         return Pong(code=Failure.REFUSED.value, status=0, elapsed_ms=0, message_id=message_id)
-    reply = _send(request, chosen)
+    [(_, reply)] = _send([request], chosen)
+    return _pong(endpoint, reply, message_id)
+
+
+def signed(endpoint: Endpoint, event_type: str, payload: bytes) -> Request:
+    """Sign something for a merchant as a callback to it is signed, without sending it.
+
+    Args:
+        endpoint: with its secrets.
+        event_type: for schemes that sign it.
+        payload: the body.
+
+    Raises:
+        BadFieldError: the endpoint's scheme cannot sign it.
+        UrlRefusedError: the guard forbids the endpoint's URL.
+    """
+    claimed = _claimed(endpoint, f"msg_{secrets.token_hex(12)}", event_type, payload)
+    return shaped(
+        claimed, endpoint, signed_at=clock.unix_s(), tag=None, timeout_max_s=endpoint.timeout_s
+    )
+
+
+def _new_id() -> str:
+    return f"msg_ping_{secrets.token_hex(12)}"
+
+
+def _payload() -> bytes:
+    payload = {"type": EVENT_TYPE, "sent_at": clock.now().isoformat(timespec="seconds")}
+    return json.dumps(payload, separators=(",", ":")).encode()
+
+
+def _shaped(claimed: Claimed, endpoint: Endpoint, chosen: Settings, *, tag: object) -> Request:
+    return shaped(
+        claimed,
+        endpoint,
+        signed_at=clock.unix_s(),
+        tag=tag,
+        timeout_max_s=chosen.timeout_max_s,
+    )
+
+
+def _pong(endpoint: Endpoint, reply: Reply, message_id: str) -> Pong:
     return Pong(
         code=_code(reply, _verdict(endpoint, reply)),
         status=reply.status,
         elapsed_ms=reply.elapsed_ms,
         message_id=message_id,
+        certificate=reply.certificate,
     )
 
 
-def _send(request: Request, chosen: Settings) -> Reply:
-    replies: list[Reply] = []
+def _send(requests: Sequence[Request], chosen: Settings) -> list[tuple[Request, Reply]]:
+    """Send all of them at once; what does not come back in time has timed out."""
+    if not requests:
+        return []
+    replies: dict[int, Reply] = {}
     arrived = Event()
 
     def keep(finished: Sequence[tuple[Request, Reply]]) -> None:
-        replies.extend(reply for _, reply in finished)
-        arrived.set()
+        replies.update((id(request), reply) for request, reply in finished)
+        if len(replies) == len(requests):
+            arrived.set()
 
     transport = Transport(
         keep,
-        in_flight_max=1,
+        in_flight_max=len(requests),
         connect_timeout_s=chosen.connect_timeout_s,
         connection_max_age_s=chosen.connection_max_age_s,
         reply_max_bytes=chosen.reply_max_bytes,
     )
     transport.start()
     try:
-        transport.submit([request])
-        arrived.wait(request.timeout_s + _GRACE_S)
+        transport.submit(requests)
+        arrived.wait(max(request.timeout_s for request in requests) + _GRACE_S)
     finally:
         transport.close(timeout_s=0)
-    return replies[0] if replies else Reply(failure=Failure.TIMEOUT)
+    missing = Reply(failure=Failure.TIMEOUT)
+    return [(request, replies.get(id(request), missing)) for request in requests]
 
 
 def _verdict(endpoint: Endpoint, reply: Reply) -> Verdict:

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from threading import Lock
 
 from worker import clock, telemetry
-from worker.models import Decision, Measured, Settlement
+from worker.models import Decision, Settlement
+from worker.seen import Measured
 from worker.store import Store
 
 # Written this often while few endpoints are called; with many, at most so many rows a second.

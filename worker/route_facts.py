@@ -114,3 +114,15 @@ class RoutePolicy:
     pause_max_s: float = 600.0
     steps: tuple[int, ...] = (5, 25, 100)
     step_s: float = 20.0
+
+
+def check_steps(steps: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the grey steps when they are percentages that rise to 100.
+
+    Examples:
+        >>> check_steps((5, 25, 100))
+        (5, 25, 100)
+    """
+    if steps[-1:] != (100,) or sorted({*steps}) != [*steps] or steps[0] < 1:
+        raise ValueError("must be percentages that rise to 100, like 5,25,100")
+    return steps

@@ -24,13 +24,14 @@ from worker.quarantine import Quarantine
 from worker.rollup import Rollup
 from worker.route_board import RouteBoard
 from worker.route_facts import RoutePolicy
-from worker.sealing import Sealer, master_key
+from worker.sealing import Sealer, sealer_of
 from worker.settings import Settings
 from worker.store import Rules, Store
 from worker.store_postgresql import PostgresqlStore
 from worker.store_sqlite import SqliteStore
 from worker.tick import Tick
 from worker.transport import Transport
+from worker.witness import Witness
 
 # What a tick takes out of the inbox in one transaction.
 _INBOX_STEP = 500
@@ -64,10 +65,12 @@ class Runtime:
         chosen = desk.settings
         self.desk = desk
         self._rollup = Rollup(desk.store, place or name)
+        self._witness = Witness(desk.engine)
         self.courier = Courier(
             store=desk.store,
             book=EndpointBook(desk.engine, desk.sealer),
             mark_gone=desk.endpoints.mark_gone,
+            witness=self._witness,
             doorbell=Doorbell(desk.broker_url, timeout_s=1.0),
             rollup=self._rollup,
             routes=RouteBoard(desk.engine, route_policy(chosen)),
@@ -93,6 +96,7 @@ class Runtime:
             courier=self.courier,
             quarantine=self._quarantine,
             rollup=self._rollup,
+            witness=self._witness,
             take_in=self._take_in,
             give_up=_give_up,
             every_s=chosen.tick_s,
@@ -163,7 +167,7 @@ def open_desk(chosen: Settings, *, pool_size: int = 5) -> Desk:
     if chosen.database_url is None and not schema.is_current(engine):
         schema.migrate(engine)
     schema.require_current(engine)
-    sealer = Sealer(master_key(chosen))
+    sealer = sealer_of(chosen)
     broker_url = broker.current_url(chosen)
     return Desk(
         settings=chosen,
@@ -179,7 +183,7 @@ def open_desk(chosen: Settings, *, pool_size: int = 5) -> Desk:
         ),
         sealer=sealer,
         broker_url=broker_url,
-        notifier=Notifier(broker_url),
+        notifier=Notifier(broker_url, ordering_wait_s=chosen.ordering_wait_s),
     )
 
 
@@ -202,19 +206,24 @@ def open_store(engine: Engine, chosen: Settings) -> Store:
     rules = Rules(
         lease_s=chosen.lease_s,
         poison_after=chosen.poison_after,
-        breaker=Policy(
-            failures=chosen.breaker_failures,
-            ratio=chosen.breaker_ratio,
-            window_s=chosen.breaker_window_s,
-            minimum=chosen.breaker_minimum,
-            open_s=chosen.breaker_open_s,
-            open_max_s=chosen.breaker_open_max_s,
-            slow_after_ms=chosen.slow_after_ms,
-        ),
+        breaker=breaker_policy(chosen),
     )
     if engine.dialect.name == "postgresql":
         return PostgresqlStore(engine, rules)
     return SqliteStore(engine, rules)
+
+
+def breaker_policy(chosen: Settings) -> Policy:
+    """Take from the settings when breakers open."""
+    return Policy(
+        failures=chosen.breaker_failures,
+        ratio=chosen.breaker_ratio,
+        window_s=chosen.breaker_window_s,
+        minimum=chosen.breaker_minimum,
+        open_s=chosen.breaker_open_s,
+        open_max_s=chosen.breaker_open_max_s,
+        slow_after_ms=chosen.slow_after_ms,
+    )
 
 
 def current(place: str = "") -> Runtime:

@@ -23,10 +23,11 @@ _FIX = "make one with `openssl rand -base64 32` and keep it out of the database"
 
 
 class Sealer:
-    """Seals and opens texts with one master key; safe to share between threads.
+    """Seals texts with one master key and opens them with any; safe to share between threads.
 
     Args:
-        master_key: exactly 32 bytes.
+        master_key: exactly 32 bytes; whatever is sealed is sealed with it.
+        previous: keys of before, or the next one: they only open.
 
     Examples:
         >>> sealer = Sealer(bytes(32))
@@ -35,10 +36,11 @@ class Sealer:
         'whsec_x'
     """
 
-    def __init__(self, master_key: bytes) -> None:
-        if len(master_key) != KEY_BYTES:
-            raise SettingsError(_wrong_key(f"has {len(master_key)} bytes, not {KEY_BYTES}"))
-        self._aead = AESGCM(master_key)
+    def __init__(self, master_key: bytes, *previous: bytes) -> None:
+        for key in (master_key, *previous):
+            if len(key) != KEY_BYTES:
+                raise SettingsError(_wrong_key(f"has {len(key)} bytes, not {KEY_BYTES}"))
+        self._keys = tuple(AESGCM(key) for key in (master_key, *previous))
 
     def seal(self, plain: str, *, row: str) -> bytes:
         """Encrypt a text for one row; the same text seals to other bytes each time.
@@ -48,7 +50,7 @@ class Sealer:
             row: where it will be stored, e.g. ``endpoint/12/secret/3``; needed to open it.
         """
         nonce = secrets.token_bytes(_NONCE_BYTES)
-        return _VERSION + nonce + self._aead.encrypt(nonce, plain.encode(), row.encode())
+        return _VERSION + nonce + self._keys[0].encrypt(nonce, plain.encode(), row.encode())
 
     def open(self, sealed: bytes, *, row: str) -> str:
         """Decrypt what was sealed for this row.
@@ -56,17 +58,55 @@ class Sealer:
         Raises:
             SecretError: another master key, another row, or bytes that were changed.
         """
+        return self._opened(sealed, row)[0]
+
+    def is_current(self, sealed: bytes, *, row: str) -> bool:
+        """Tell whether it was sealed with the master key, not with a previous one.
+
+        Raises:
+            SecretError: it cannot be opened with any.
+
+        Examples:
+            >>> old, new = bytes(32), b"n" * 32
+            >>> sealed = Sealer(old).seal("whsec_x", row="r")
+            >>> Sealer(new, old).is_current(sealed, row="r")
+            False
+        """
+        return self._opened(sealed, row)[1] == 0
+
+    def _opened(self, sealed: bytes, row: str) -> tuple[str, int]:
+        """Return the text and the place of the key that opened it."""
         start = len(_VERSION) + _NONCE_BYTES
         if sealed[:1] != _VERSION or len(sealed) < start:
             raise SecretError(f"{row}: sealed in a format this version does not know")
+        for place, key in enumerate(self._keys):
+            try:
+                plain = key.decrypt(sealed[1:start], sealed[start:], row.encode())
+            except InvalidTag:
+                continue
+            return plain.decode(), place
+        raise SecretError(
+            f"{row}: cannot be opened with this PAYNOTIFY_MASTER_KEY nor with a previous one; it "
+            "was sealed with another key or for another row. Set the key it was sealed with."
+        )
+
+
+def sealer_of(settings: Settings) -> Sealer:
+    """Make the sealer of these settings: seals with the master key, opens with previous ones too.
+
+    Raises:
+        SettingsError: see :func:`master_key`; or a previous key is none.
+    """
+    previous = []
+    for number, text in enumerate(settings.previous_master_keys, 1):
         try:
-            plain = self._aead.decrypt(sealed[1:start], sealed[start:], row.encode())
-        except InvalidTag:
-            raise SecretError(
-                f"{row}: cannot be opened with this PAYNOTIFY_MASTER_KEY; it was sealed with "
-                "another key or for another row. Set the key it was sealed with."
+            previous.append(read_master_key(text.get_secret_value()))
+        except SettingsError:
+            raise SettingsError(
+                f"previous_master_keys (PAYNOTIFY_PREVIOUS_MASTER_KEYS): number {number} is no "
+                "key; each must be 32 bytes in base64"
             ) from None
-        return plain.decode()
+    return Sealer(master_key(settings), *previous)
 
 
 def read_master_key(text: str) -> bytes:

@@ -12,13 +12,13 @@ from pathlib import Path
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 
-from worker import broker, database, guard, schema, settings
+from worker import broker, database, guard, profiles, resealing, schema, settings
 from worker.embedded import Broker
 from worker.endpoint_book import EndpointBook
 from worker.endpoints import Endpoints
 from worker.errors import PaynotifyError, SettingsError, UrlRefusedError
 from worker.models import Endpoint, EndpointState
-from worker.sealing import Sealer, master_key
+from worker.sealing import Sealer, sealer_of
 from worker.settings import Settings
 
 _POSTGRESQL_LEAST = 130_000  # 13.0; older ones lack what the migrations use
@@ -31,7 +31,8 @@ class Finding:
     """What was found about one thing.
 
     Attributes:
-        name: ``settings``, ``database``, ``tables``, ``broker``, ``secrets``, ``urls``, ``cron``.
+        name: ``settings``, ``database``, ``tables``, ``broker``, ``secrets``, ``urls``, ``cron``,
+            ``profiles``, …
         problems: one sentence each; empty when all is well.
         fact: what was found when all is well.
     """
@@ -55,6 +56,7 @@ def look() -> list[Finding]:
     findings = [Finding(name="settings", fact="every setting is in its range")]
     findings += _database(chosen)
     findings += [_found("broker", lambda: _broker(chosen)), _cron(chosen.cron_table)]
+    findings += [_found("profiles", _profiles)]
     findings += [_found("channels", _channels), _found("orders", _orders)]
     findings += [_found("alerts", lambda: _alerts(chosen))]
     return findings
@@ -72,6 +74,13 @@ def _found(name: str, check: Callable[[], str]) -> Finding:
 
 def _sentences(error: PaynotifyError) -> tuple[str, ...]:
     return tuple(str(error).splitlines())
+
+
+def _profiles() -> str:
+    shelf = profiles.load()
+    if shelf.problems:
+        raise SettingsError(*shelf.problems)
+    return f"{len(shelf.profiles)} of them: {', '.join(shelf.profiles)}"
 
 
 def _cron(file: Path) -> Finding:
@@ -149,7 +158,7 @@ def _broker(chosen: Settings) -> str:
 
 def _contents(engine: Engine, chosen: Settings) -> list[Finding]:
     try:
-        sealer = Sealer(master_key(chosen))
+        sealer = sealer_of(chosen)
     except PaynotifyError as error:
         return [Finding(name="secrets", problems=_sentences(error))]
     known = Endpoints(engine, sealer).list()
@@ -167,7 +176,11 @@ def _secrets(engine: Engine, sealer: Sealer, known: tuple[Endpoint, ...]) -> str
         opened = book.many((endpoint.id, endpoint.config_no) for endpoint in chunk)
         shut += [endpoint.name for endpoint in chunk if endpoint.id not in opened]
     if not shut:
-        return f"the master key opens those of all {len(known)} endpoints"
+        fact = f"the master key opens those of all {len(known)} endpoints"
+        old = resealing.look(engine, sealer).old
+        if not old:
+            return fact
+        return f"{fact}; {old} rows are still under an old key: run `paynotify reseal`"
     raise SettingsError(
         f"master_key (PAYNOTIFY_MASTER_KEY): does not open the secrets of {len(shut)} endpoints "
         f"({_some(shut)}); set the key they were sealed with"

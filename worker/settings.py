@@ -16,10 +16,13 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 
 from worker.errors import SettingsError
 from worker.models import Schedule
+from worker.route_facts import check_steps
 
 PREFIX = "PAYNOTIFY_"
 _HERE = Path(__file__).resolve().parent.parent
-_LISTS = ("schedule_s", "terminal_statuses", "route_steps", "flower_basic_auth")
+_LISTS = (
+    "schedule_s", "terminal_statuses", "route_steps", "flower_basic_auth", "previous_master_keys",
+)  # fmt: skip
 
 
 class Settings(BaseSettings):
@@ -40,6 +43,9 @@ class Settings(BaseSettings):
     )
     master_key: SecretStr | None = Field(
         None, description="32 bytes in base64 that seal endpoint secrets"
+    )
+    previous_master_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        (), description="keys that only open: those of before, while secrets are sealed anew"
     )
     batch_size: int = Field(400, ge=1, le=1000, description="rows per claim and per settle")
     in_flight_max: int = Field(
@@ -89,18 +95,31 @@ class Settings(BaseSettings):
         30, ge=1, le=3600, description="first pause; doubles each time the probe fails"
     )
     breaker_open_max_s: int = Field(600, ge=1, le=86_400, description="longest pause")
-    route_failures: int = Field(
-        5, ge=1, le=10_000, description="failures in a row that trip one of several routes"
-    )
+    route_failures: int = Field(5, ge=1, le=10_000, description="failures in a row to trip a route")
     route_steps: Annotated[tuple[int, ...], NoDecode] = Field(
         (5, 25, 100), description="percent of its traffic a returning route gets, step by step"
     )
     route_step_s: float = Field(20.0, ge=0.1, le=3600, description="least length of such a step")
+    freeze_after_trips: int = Field(
+        3, ge=0, le=100, description="openings of a breaker in a row that freeze; 0: never"
+    )
+    freeze_after_minutes: int = Field(
+        10, ge=0, le=1440, description="minutes without a recovery that freeze; 0: never"
+    )
+    freeze_probe_s: int = Field(
+        30, ge=1, le=120, description="seconds between two pings to a frozen endpoint"
+    )
+    freeze_trial_minutes: int = Field(
+        30, ge=0, le=10_080, description="until one that answers no ping gets a notification"
+    )
     slow_after_ms: int = Field(
         2000, ge=1, le=60_000, description="smoothed reply time that makes a lane slow"
     )
     broker_timeout_s: float = Field(
         0.05, ge=0.001, le=2, description="longest a host's commit may wait for the doorbell"
+    )
+    ordering_wait_s: int = Field(
+        3600, ge=1, le=604_800, description="longest an event holds up later ones of its key"
     )
     revive_batch_max: int = Field(
         64, ge=1, le=1000, description="dead letters of one endpoint revived at once, at most"
@@ -169,12 +188,7 @@ class Settings(BaseSettings):
             raise ValueError("must be HTTP statuses from 100 to 999")
         return value
 
-    @field_validator("route_steps")
-    @classmethod
-    def _steps(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        if value[-1:] != (100,) or sorted({*value}) != [*value] or value[0] < 1:
-            raise ValueError("must be percentages that rise to 100, like 5,25,100")
-        return value
+    _steps = field_validator("route_steps")(check_steps)
 
     @field_validator("data_dir")
     @classmethod
@@ -247,13 +261,12 @@ def load(path: Path | None = None, *, host: bool = False, **overrides: Any) -> S
     Raises:
         SettingsError: with one sentence per problem, all of them.
     """
-    named = path or (
-        Path(os.environ["PAYNOTIFY_CONFIG"]) if "PAYNOTIFY_CONFIG" in os.environ else None
-    )
-    file = named or _HERE / "config" / "paynotify.toml"
+    file = path or settings_file()
     values: dict[str, Any] = {}
-    if named or file.exists():
+    if file is not None:
         values = read_toml(file)
+    # Read and judged by profiles.py, which also knows the signing schemes.
+    values.pop("profiles", None)
     unknown = [
         f"{name}: no such setting; did you mean {_nearest(name.removeprefix(PREFIX).lower())}?"
         for name in os.environ
@@ -277,6 +290,24 @@ def load(path: Path | None = None, *, host: bool = False, **overrides: Any) -> S
     if unknown:
         raise SettingsError(*unknown)
     return settings
+
+
+def settings_file() -> Path | None:
+    """Return the file of settings in force; None when there is none."""
+    if "PAYNOTIFY_CONFIG" in os.environ:
+        return Path(os.environ["PAYNOTIFY_CONFIG"])
+    ours = _HERE / "config" / "paynotify.toml"
+    return ours if ours.exists() else None
+
+
+def profile_tables() -> tuple[Path | None, object]:
+    """Return ``[profiles.NAME]`` of the file of settings in force, unread, and the file.
+
+    Raises:
+        SettingsError: the file cannot be read.
+    """
+    file = settings_file()
+    return file, {} if file is None else read_toml(file).get("profiles", {})
 
 
 def read_toml(file: Path) -> dict[str, Any]:
@@ -313,33 +344,6 @@ def beside_or_ours(name: str) -> Path:
 def secret(name: str) -> str | None:
     """Return what an environment variable holds that a file of settings names; None if nothing."""
     return os.environ.get(name)
-
-
-def kept_secret(where: str, *, env: str | None = None, file: Path | None = None) -> SecretStr:
-    """Read a secret that a file of ours names but does not hold.
-
-    Args:
-        where: who asks, for the message.
-        env: name of an environment variable; not one of ours.
-        file: path of a small text file.
-
-    Raises:
-        SettingsError: it is not there, is empty or cannot be read.
-    """
-    if env is not None:
-        text = secret(env) or ""
-        fix = f"set the environment variable {env} in every worker"
-    else:
-        fix = f"put it into {file}, readable by the workers"
-        try:
-            text = Path(file or "").read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise SettingsError(
-                f"{where}: {file} cannot be read ({type(error).__name__})"
-            ) from None
-    if not text.strip():
-        raise SettingsError(f"{where}: its secret is missing; {fix}")
-    return SecretStr(text.strip())
 
 
 def bare_environment(*, root: Path = _HERE) -> dict[str, str]:

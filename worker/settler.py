@@ -11,20 +11,11 @@ from threading import Event, Thread
 
 from worker import clock, telemetry
 from worker.errors import UnavailableError
-from worker.models import (
-    Claimed,
-    Decision,
-    Endpoint,
-    Failure,
-    Pool,
-    Reply,
-    Secret,
-    Settlement,
-    Tally,
-)
+from worker.models import Claimed, Decision, Endpoint, Failure, Pool, Reply, Secret, Settlement
 from worker.rollup import Rollup
 from worker.route_board import RouteBoard
 from worker.route_facts import Via
+from worker.seen import Tally
 from worker.store import Store
 
 # A verdict that could not be written is given up this long before its lease ends: a write that
@@ -89,6 +80,7 @@ class Sent:
     Attributes:
         endpoint: as it is called through the route.
         keep_until_s: monotonic time after which the lease may be somebody else's.
+        signed_at: whole seconds since 1970; 0 when nothing was signed.
         via: the route; None when there is but one.
     """
 
@@ -97,6 +89,7 @@ class Sent:
     secret_version: int
     batch: Batch
     keep_until_s: float
+    signed_at: int = 0
     via: Via | None = None
 
 
@@ -115,7 +108,8 @@ class Settler:
         store: where verdicts go.
         judge: turns an answer into a settlement; pure.
         on_gone: told the endpoint of a 410 and its config_no, before it is written.
-        on_settled: told the batches that moved, after they are written.
+        on_settled: told the batches that moved, and how many rows were let go by them, after they
+            are written.
         rollup: counts every verdict.
         routes: told how those of endpoints with several went.
         batch_size: verdicts written at once, at most.
@@ -129,7 +123,7 @@ class Settler:
         store: Store,
         judge: Callable[[Sent, Reply], Settlement],
         on_gone: Callable[[int, int], object],
-        on_settled: Callable[[set[Batch]], None],
+        on_settled: Callable[[set[Batch], int], None],
         rollup: Rollup,
         routes: RouteBoard,
         batch_size: int,
@@ -224,7 +218,7 @@ class Settler:
                 else:
                     self._write([_stripped(*pairs[0], error)], stripped=True)
             else:
-                self._wrote(pairs, frozenset(settled.stale))
+                self._wrote(pairs, frozenset(settled.stale), settled.promoted)
             return
 
     def _hold(self, pairs: list[tuple[Settlement, Sent]]) -> None:
@@ -258,7 +252,9 @@ class Settler:
             sent.batch.settled(None)
         return [(settlement, sent) for settlement, sent in pairs if sent.keep_until_s > now]
 
-    def _wrote(self, pairs: list[tuple[Settlement, Sent]], stale: frozenset[int]) -> None:
+    def _wrote(
+        self, pairs: list[tuple[Settlement, Sent]], stale: frozenset[int], promoted: int
+    ) -> None:
         batches = set()
         for settlement, sent in pairs:
             decision = settlement.verdict.decision
@@ -271,7 +267,7 @@ class Settler:
         settlements = [settlement for settlement, _ in pairs]
         self._rollup.settled(settlements, stale)
         self._tell_health(settlements)
-        self._on_settled(batches)
+        self._on_settled(batches, promoted)
 
     def _tell_health(self, settlements: Sequence[Settlement]) -> None:
         """Move breakers on; spotless lanes that stay spotless cost nothing."""

@@ -5,11 +5,15 @@ URL through that the guard forbids today.
 """
 
 from worker.errors import PaynotifyError, SecretError, UnavailableError, UrlRefusedError
+from worker.field_map import Told, charset_of, compiled
 from worker.guard import check_url
-from worker.models import Claimed, Endpoint, Failure, Reply, Request
-from worker.signers.contract import Message
+from worker.models import Claimed, Encoding, Endpoint, Failure, Reply, Request
+from worker.signers.contract import Message, Shaped
 from worker.signers.registry import find
 
+_RAW = Encoding.RAW
+# Event type of a test message, whose payload has nothing of an order.
+PING = "paynotify.ping"
 # Stands in for an endpoint that is gone or whose secrets this worker cannot open.
 UNREADABLE = Endpoint(id=0, name="?", merchant="", url="")
 
@@ -37,7 +41,28 @@ def shaped(
     """
     url = claimed.notify_url or endpoint.url
     check_url(url, endpoint.allowed)
-    shape = find(endpoint.scheme).shape(
+    shape = signed(claimed, endpoint, url, signed_at)
+    return Request(
+        tag=tag,
+        method=shape.method,
+        url=shape.url,
+        headers=shape.headers,
+        body=shape.body,
+        timeout_s=min(endpoint.timeout_s, timeout_max_s),
+        allowed=endpoint.allowed,
+        ca_pem=endpoint.ca_pem,
+        client_pem=endpoint.client_pem,
+    )
+
+
+def signed(claimed: Claimed, endpoint: Endpoint, url: str, signed_at: int) -> Shaped:
+    """Sign one attempt; asks nobody whether ``url`` may be called.
+
+    Raises:
+        BadFieldError: the fields cannot be made, or the scheme cannot sign them.
+    """
+    raw = endpoint.encoding is _RAW
+    return find(endpoint.scheme).shape(
         Message(
             message_id=claimed.message_id,
             event_type=claimed.event_type,
@@ -51,18 +76,27 @@ def shaped(
             body=claimed.payload,
             signed_at=signed_at,
             secrets=endpoint.secrets,
+            encoding=endpoint.encoding,
+            fields=() if raw else _fields(claimed, endpoint, signed_at),
+            options=endpoint.options,
         )
     )
-    return Request(
-        tag=tag,
-        method=shape.method,
-        url=shape.url,
-        headers=shape.headers,
-        body=shape.body,
-        timeout_s=min(endpoint.timeout_s, timeout_max_s),
-        allowed=endpoint.allowed,
-        ca_pem=endpoint.ca_pem,
-        client_pem=endpoint.client_pem,
+
+
+def _fields(claimed: Claimed, endpoint: Endpoint, signed_at: int) -> tuple[tuple[str, str], ...]:
+    """Make what the merchant is told, in its own names."""
+    facts: dict[str, object] = {
+        "id": claimed.message_id,
+        "event_type": claimed.event_type,
+        "event_key": claimed.event_key,
+        "order_no": claimed.order_no,
+        "merchant": endpoint.merchant,
+        "time": signed_at,
+    }
+    return compiled(endpoint.fields, endpoint.currency, endpoint.zone).apply(
+        Told(facts=facts, payload=claimed.payload, lenient=claimed.event_type == PING),
+        encoding=endpoint.encoding,
+        charset=charset_of(endpoint.encoding, endpoint.options),
     )
 
 

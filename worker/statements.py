@@ -35,7 +35,8 @@ _CARRIED = """
        t.id, t.lane_id, t.attempt_no, t.tries, t.claim_no, l.endpoint_id, l.config_no, l.troubled,
        n.message_id, n.event_type, n.event_key, n.order_no, n.payload, n.content_type, n.headers,
        n.notify_url, n.schedule, n.trace_id,
-       extract(epoch FROM n.expires_at - statement_timestamp())::float8 AS expires_in_s"""
+       extract(epoch FROM n.expires_at - statement_timestamp())::float8 AS expires_in_s,
+       n.ordering_key"""
 
 # Take due rows fairly: hop from lane to lane, take at most a share of each that has room, stop as
 # soon as the batch is full; lease them, open their attempts, take their tokens. Always answers at
@@ -165,9 +166,10 @@ _BURY = """
 SETTLE = f"""
 WITH v AS MATERIALIZED (
   SELECT * FROM unnest(%s::bigint[], %s::int[], %s::text[], %s::float8[], %s::int[], %s::text[],
-      %s::int[], %s::text[], %s::text[], %s::int[], %s::text[], %s::int[], %s::text[], %s::int[])
+      %s::int[], %s::text[], %s::text[], %s::int[], %s::text[], %s::int[],
+      %s::bigint[], %s::int[], %s::text[], %s::int[])
     AS v (id, claim_no, state, delay_s, given_back, outcome, status, error, evidence, elapsed_ms,
-          remote_ip, secret_version, reason, route)
+          remote_ip, secret_version, signed_at, config_no, reason, route)
 ),
 moved AS (
   UPDATE paynotify_delivery d
@@ -182,13 +184,14 @@ moved AS (
    WHERE d.id = v.id AND d.claim_no = v.claim_no AND coalesce(d.state, '') = 'sending'
   -- Carries what the rest needs: a second join with v would be guessed at ten rows and looped.
   RETURNING d.id, d.attempt_no, v.state, v.outcome, v.status, v.error, v.evidence, v.elapsed_ms,
-            v.remote_ip, v.secret_version, v.reason, v.route
+            v.remote_ip, v.secret_version, v.signed_at, v.config_no, v.reason, v.route
 ),
 closed AS (
   UPDATE paynotify_attempt a
      SET finished_at = statement_timestamp(), outcome = m.outcome, status = m.status,
          error = m.error, evidence = m.evidence, elapsed_ms = m.elapsed_ms,
-         remote_ip = m.remote_ip, secret_version = m.secret_version, route = m.route
+         remote_ip = m.remote_ip, secret_version = m.secret_version,
+         signed_at = m.signed_at, config_no = m.config_no, route = m.route
     FROM moved m
    WHERE a.notification_id = m.id AND a.attempt_no = m.attempt_no
 ),
@@ -247,7 +250,7 @@ moved AS (
          finished_at = CASE WHEN d.abandoned + 1 >= %(dead_after)s
                             THEN statement_timestamp() END
    WHERE d.id = ANY(ARRAY(SELECT id FROM lost))
-  RETURNING d.id, d.attempt_no, d.state, d.abandoned
+  RETURNING d.id, d.attempt_no, d.state, d.abandoned, d.ordering
 ),
 closed AS (
   UPDATE paynotify_attempt a
@@ -262,7 +265,9 @@ buried AS (
 ),
 letters AS ({_BURY}
 )
-SELECT count(*) FILTER (WHERE state = 'pending'), count(*) FILTER (WHERE state = 'dead') FROM moved
+SELECT count(*) FILTER (WHERE state = 'pending'), count(*) FILTER (WHERE state = 'dead'),
+       array_agg(DISTINCT ordering) FILTER (WHERE ordering IS NOT NULL)
+  FROM moved
 """  # noqa: S608 - constants
 RELEASE = _TAKE_BACK.format(lost=_LATE)
 CONDEMN = _TAKE_BACK.format(lost=_ALONE)

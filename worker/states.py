@@ -32,6 +32,11 @@ in SQL by the state (and, out of ``sending``, by the claim number) it starts fro
 
 A redrive that is spread over time leads from dead to waiting.
 
+An ordered notification (``ordering.py``) that stands behind an unfinished one of its line begins
+as *blocked*, and so does one that is redriven. From there it becomes pending (or waiting, when its
+own time has not come) once nothing holds it up, or cancelled. A newer one that supersedes it
+cancels it anywhere but on the wire.
+
 *Held* is no state: it is what a waiting or pending notification is called while its endpoint
 is paused, gone or deleted.
 """
@@ -43,11 +48,12 @@ from worker.models import State
 
 EDGES: Mapping[State, frozenset[State]] = MappingProxyType(
     {
+        State.BLOCKED: frozenset({State.PENDING, State.WAITING, State.CANCELLED}),
         State.WAITING: frozenset({State.PENDING, State.CANCELLED, State.DEAD}),
         State.PENDING: frozenset({State.SENDING, State.CANCELLED, State.DEAD}),
         State.SENDING: frozenset({State.DELIVERED, State.WAITING, State.PENDING, State.DEAD}),
-        # A redrive of many is spread over time: most of them wait.
-        State.DEAD: frozenset({State.PENDING, State.WAITING, State.CANCELLED}),
+        # A redrive of many is spread over time: most of them wait. An ordered one lines up again.
+        State.DEAD: frozenset({State.PENDING, State.WAITING, State.BLOCKED, State.CANCELLED}),
         State.DELIVERED: frozenset(),
         State.CANCELLED: frozenset(),
     }

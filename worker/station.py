@@ -19,6 +19,8 @@ from worker.settings import Settings, child_environment
 ROOT = Path(__file__).resolve().parent.parent
 _FLOWER_CONFIG = ROOT / "config" / "flowerconfig.py"
 _QUEUES = "deliver,deliver.slow,sweep,alerts"
+# What no process needs that sends nothing.
+_KEYS = ("PAYNOTIFY_MASTER_KEY", "PAYNOTIFY_PREVIOUS_MASTER_KEYS")
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _PROCESSES_MAX = 256
 # On top of a request's deadline, for writing down what came back.
@@ -188,7 +190,7 @@ def beat_program(settings: Settings) -> Program:
         stage=_BEAT_STAGE,
         stop_s=_BEAT_STOP_S,
         # It writes and rings; it needs no merchant's secret.
-        without=("PAYNOTIFY_MASTER_KEY",),
+        without=_KEYS,
     )
 
 
@@ -220,7 +222,7 @@ def flower_program(settings: Settings) -> tuple[Program, str]:
         stage=_FLOWER_STAGE,
         stop_s=_FLOWER_STOP_S,
         # What people reach by browser needs no merchant's secret.
-        without=("PAYNOTIFY_MASTER_KEY",),
+        without=_KEYS,
     )
     return program, f"http://{f'[{host}]' if ':' in host else host}:{port}"
 

@@ -12,7 +12,8 @@ from datetime import datetime
 from typing import Protocol
 
 from worker.breaker import Policy
-from worker.models import Claimed, Measured, Pool, Settled, Settlement, Tally
+from worker.models import Claimed, Pool, Settled, Settlement
+from worker.seen import Measured, Tally
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,11 +50,13 @@ class Backlog:
 
     Attributes:
         oldest_due_s: seconds the oldest claimable row is overdue; 0 when none is.
-        held: waiting or pending rows of endpoints that are not active.
+        blocked: rows that wait for an earlier one of their ordering key.
+        held: blocked, waiting or pending rows of endpoints that are not active.
         open_breakers: lanes whose breaker is open.
         inbox: unread rows; ``refused`` those that were read and refused.
     """
 
+    blocked: int
     waiting: int
     pending: int
     sending: int
@@ -103,7 +106,8 @@ class Store(Protocol):
         """Write verdicts whose claim is still ours. Calling it again changes nothing.
 
         Ids whose verdict already stands through an earlier call that never answered count as
-        written, not as stale.
+        written, not as stale. In the same transaction, ordered rows that a newer one has
+        superseded are cancelled instead of tried again, and who waited for one of these is let go.
         """
         ...
 
@@ -123,6 +127,15 @@ class Store(Protocol):
         """Make waiting rows whose time has come pending; returns how many."""
         ...
 
+    def look(self, *, limit: int) -> int:
+        """Let blocked rows go that nothing holds up any more; returns how many.
+
+        Settles do so at once. This finds what they could not see: a host that committed later, a
+        row that was cancelled or superseded meanwhile, an earlier one that took too long. Each
+        blocked row is looked at now and then.
+        """
+        ...
+
     def release(self, *, limit: int) -> Released:
         """Put rows whose lease ran out back, closing their attempts as abandoned.
 
@@ -139,11 +152,21 @@ class Store(Protocol):
         """Count. Costs an index scan over unfinished rows; not for the hot path."""
         ...
 
-    def redrive(self, letter_ids: Sequence[int], *, who: str, why: str, over_s: float) -> list[int]:
+    def redrive(
+        self,
+        letter_ids: Sequence[int],
+        *,
+        who: str,
+        why: str,
+        over_s: float,
+        out_of_order: bool = False,
+    ) -> list[int]:
         """Send open dead letters again with a fresh budget; returns the letters it did.
 
         Rows become due evenly over the next ``over_s`` seconds. A letter that is not open is
-        left alone, so calling it again sends nothing twice.
+        left alone, so calling it again sends nothing twice. So is one that a newer notification
+        of its ordering key has overtaken (:func:`worker.ordering.overtaken`), unless
+        ``out_of_order``.
         """
         ...
 

@@ -1,7 +1,7 @@
 """How finished notifications go: their payload, attempts and letters are removed, the key stays.
 
 An event key is unique for ever, so a host that enqueues an old event once more must find it taken.
-Of a forgotten notification its own row is left, with endpoint, key, order and event type, and with
+Of a forgotten notification its own row is left, with endpoint, keys, order and event type, and with
 the SHA-256 of its payload where the payload was: the unique index that has always kept the promise
 goes on keeping it, at no cost for those who enqueue; other bytes under the same key are still
 refused; and an order that is refunded a year later is still known to have been told. Such a row

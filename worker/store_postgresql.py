@@ -17,9 +17,18 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from worker import clock, statements
 from worker.database import unavailable
 from worker.errors import UnavailableError
-from worker.models import Claimed, Measured, Pool, Settled, Settlement
+from worker.models import Claimed, Pool, Settled, Settlement
+from worker.seen import Measured
 from worker.store import LOST_MAX, Claim, Released, Rules
-from worker.store_rows import LEASE_OVER, STATE_AFTER, claimed_row, given_back, seen_rows
+from worker.store_order import follow_postgresql, look_postgresql
+from worker.store_rows import (
+    LEASE_OVER,
+    STATE_AFTER,
+    claimed_row,
+    given_back,
+    lines_of,
+    seen_rows,
+)
 from worker.store_upkeep import Upkeep
 
 T = TypeVar("T")
@@ -162,17 +171,26 @@ class PostgresqlStore(Upkeep):
     def settle(self, settlements: Sequence[Settlement]) -> Settled:
         """See :meth:`worker.store.Store.settle`."""
         columns = list(map(array, zip(*map(_settle_row, settlements), strict=True)))
+        lines = lines_of(settlements)
+        promoted = 0
 
         def run(connection: "psycopg.Connection[Any]") -> set[int]:
             return {row[0] for row in connection.execute(statements.SETTLE, columns)}
 
-        written = self._run(run)
+        def run_in_order(connection: "psycopg.Connection[Any]") -> set[int]:
+            nonlocal promoted
+            with connection.transaction():
+                moved = run(connection)
+                promoted = follow_postgresql(connection, lines)
+            return moved
+
+        written = self._run(run_in_order if lines else run)
         if len(written) < len(settlements):
             written |= self._already(
                 [s.claimed for s in settlements if s.claimed.id not in written]
             )
         stale = tuple(s.claimed.id for s in settlements if s.claimed.id not in written)
-        return Settled(written=tuple(written), stale=stale)
+        return Settled(written=tuple(written), stale=stale, promoted=promoted)
 
     def _already(self, missing: Sequence[Claimed]) -> set[int]:
         values = ([row.id for row in missing], [row.claim_no for row in missing])
@@ -192,6 +210,10 @@ class PostgresqlStore(Upkeep):
         """See :meth:`worker.store.Store.stage`."""
         return self._run(lambda c: c.execute(statements.STAGE, {"limit": limit}).rowcount)
 
+    def look(self, *, limit: int) -> int:
+        """See :meth:`worker.store.Store.look`."""
+        return self._run(lambda connection: look_postgresql(connection, limit=limit))
+
     def release(self, *, limit: int) -> Released:
         """See :meth:`worker.store.Store.release`."""
         return self._take_back(statements.RELEASE, LOST_MAX, LEASE_OVER, limit=limit)
@@ -202,7 +224,16 @@ class PostgresqlStore(Upkeep):
 
     def _take_back(self, statement: str, dead_after: int, why: str, **which: int | str) -> Released:
         values = {"dead_after": dead_after, "why": why, **which}
-        again, poisoned = self._run(lambda c: c.execute(statement, values).fetchone() or (0, 0))
+
+        def run(connection: "psycopg.Connection[Any]") -> tuple[Any, ...]:
+            # Together: what is superseded must not be claimed in between.
+            with connection.transaction():
+                taken = connection.execute(statement, values).fetchone() or (0, 0, None)
+                if taken[2]:
+                    follow_postgresql(connection, taken[2])
+            return taken
+
+        again, poisoned, _ = self._run(run)
         return Released(again=again, poisoned=poisoned)
 
     def due_pools(self) -> frozenset[Pool]:
@@ -286,6 +317,8 @@ def _settle_row(settlement: Settlement) -> tuple[object, ...]:
         settlement.elapsed_ms,
         settlement.remote_ip,
         settlement.secret_version,
+        settlement.signed_at,
+        settlement.config_no,
         verdict.reason.value if verdict.reason else "",
         settlement.via.no if settlement.via else 0,
     )

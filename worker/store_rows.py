@@ -4,7 +4,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from worker.models import Claimed, Decision, Measured, Schedule, State, Verdict
+from worker import ordering
+from worker.models import Claimed, Decision, Schedule, Settlement, State, Verdict
+from worker.seen import Measured
 
 # The state each verdict leads to. A retry waits for its time; a hold is due as soon as its
 # endpoint is active again.
@@ -64,12 +66,27 @@ def claimed_row(row: Sequence[Any]) -> Claimed:
         order_no=row[11],
         payload=row[12],
         content_type=row[13],
-        headers=tuple((name, value) for name, value in json.loads(headers)) if headers else (),
+        headers=read_headers(headers) if headers else (),
         notify_url=row[15],
         schedule=_schedule(schedule) if schedule else None,
         trace_id=row[17],
         expires_in_s=row[18],
+        ordering_key=row[19],
     )
+
+
+def read_headers(text: str | None) -> tuple[tuple[str, str], ...]:
+    """Read the headers of a notification; None is none."""
+    return tuple((name, value) for name, value in json.loads(text)) if text else ()
+
+
+def lines_of(settlements: Sequence[Settlement]) -> set[str]:
+    """Name the lines that some settlements may move on; none for what is unordered."""
+    return {
+        ordering.line(one.claimed.endpoint_id, one.claimed.ordering_key)
+        for one in settlements
+        if one.claimed.ordering_key is not None
+    }
 
 
 def _schedule(text: str) -> Schedule:

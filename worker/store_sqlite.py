@@ -15,9 +15,18 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from worker import clock
 from worker.errors import UnavailableError
-from worker.models import Claimed, Measured, Pool, Reason, Settled, Settlement, State
+from worker.models import Claimed, Pool, Reason, Settled, Settlement, State
+from worker.seen import Measured
 from worker.store import LOST_MAX, Claim, Released, Rules
-from worker.store_rows import LEASE_OVER, STATE_AFTER, claimed_row, given_back, seen_rows
+from worker.store_order import follow_sqlite, look_sqlite
+from worker.store_rows import (
+    LEASE_OVER,
+    STATE_AFTER,
+    claimed_row,
+    given_back,
+    lines_of,
+    seen_rows,
+)
 from worker.store_upkeep import Upkeep
 from worker.tables import SUSPECT_AFTER
 
@@ -67,7 +76,8 @@ SELECT t.id, t.lane_id, t.attempt_no, t.tries, t.claim_no, l.endpoint_id, l.conf
        l.failures_in_row <> 0 OR l.window_at IS NOT NULL OR l.open_until IS NOT NULL
          OR l.ramp IS NOT NULL OR l.slow OR l.latency_ms <> 0 AS troubled,
        n.message_id, n.event_type, n.event_key, n.order_no, n.payload, n.content_type, n.headers,
-       n.notify_url, n.schedule, n.trace_id, (n.expires_at - :now) / 1000000.0 AS expires_in_s
+       n.notify_url, n.schedule, n.trace_id, (n.expires_at - :now) / 1000000.0 AS expires_in_s,
+       n.ordering_key
   FROM paynotify_delivery t
   JOIN paynotify_lane l ON l.id = t.lane_id
   JOIN paynotify_notification n ON n.id = t.id
@@ -86,8 +96,8 @@ UPDATE paynotify_delivery
 _CLOSE = """
 UPDATE paynotify_attempt
    SET finished_at = :now, outcome = :outcome, status = :status, error = :error,
-       evidence = :evidence, elapsed_ms = :elapsed_ms, remote_ip = :remote_ip,
-       secret_version = :secret_version, route = :route
+       evidence = :evidence, elapsed_ms = :elapsed_ms, remote_ip = :remote_ip, route = :route,
+       secret_version = :secret_version, signed_at = :signed_at, config_no = :config_no
  WHERE notification_id = :id AND claim_no = :claim_no
 """
 
@@ -101,12 +111,12 @@ SELECT n.id, n.endpoint_id, :reason, :status, :error, :evidence, d.attempt_no,
 """
 
 _LOST = """
-SELECT id, abandoned FROM paynotify_delivery
+SELECT id, abandoned, ordering FROM paynotify_delivery
  WHERE state = 'sending' AND lease_until < :now LIMIT :limit
 """
 
 _ALONE = f"""
-SELECT d.id, d.abandoned FROM paynotify_delivery d
+SELECT d.id, d.abandoned, d.ordering FROM paynotify_delivery d
   JOIN paynotify_attempt a ON a.notification_id = d.id AND a.attempt_no = d.attempt_no
  WHERE d.state = 'sending' AND d.abandoned >= {SUSPECT_AFTER} AND a.worker = :worker
 """  # noqa: S608 - a constant
@@ -210,8 +220,7 @@ class SqliteStore(Upkeep):
         return taken
 
     def _take(self, tx: sqlite3.Connection, row_id: int, worker: str, now: int) -> Claimed:
-        lease_until = now + int(self._rules.lease_s * 1_000_000)
-        _one(tx, _TAKE, id=row_id, lease_until=lease_until)
+        _one(tx, _TAKE, id=row_id, lease_until=now + int(self._rules.lease_s * 1_000_000))
         _one(tx, _OPEN, id=row_id, worker=worker, now=now)
         return claimed_row(_all(tx, _CARRIED, id=row_id, now=now)[0])
 
@@ -219,8 +228,7 @@ class SqliteStore(Upkeep):
         """See :meth:`worker.store.Store.claim_suspect`."""
         with self._write() as tx:
             now = _now()
-            ids = [row[0] for row in _all(tx, _SUSPECT, now=now)]
-            rows = tuple(self._take(tx, row_id, worker, now) for row_id in ids)
+            rows = tuple(self._take(tx, row[0], worker, now) for row in _all(tx, _SUSPECT, now=now))
         return Claim(rows=rows, more=bool(rows))
 
     def suspects(self) -> bool:
@@ -237,7 +245,8 @@ class SqliteStore(Upkeep):
             for settlement in settlements:
                 wrote = _settle_one(tx, settlement, now)
                 (written if wrote else stale).append(settlement.claimed.id)
-        return Settled(written=tuple(written), stale=tuple(stale))
+            promoted = follow_sqlite(tx, lines_of(settlements), now)
+        return Settled(written=tuple(written), stale=tuple(stale), promoted=promoted)
 
     def roll_up(self, seen: Mapping[int, Measured], *, worker: str) -> None:
         """See :meth:`worker.store.Store.roll_up`."""
@@ -251,6 +260,11 @@ class SqliteStore(Upkeep):
         with self._write() as tx:
             return _one(tx, _STAGE, now=_now(), limit=limit)
 
+    def look(self, *, limit: int) -> int:
+        """See :meth:`worker.store.Store.look`."""
+        with self._write() as tx:
+            return look_sqlite(tx, _now(), limit=limit)
+
     def release(self, *, limit: int) -> Released:
         """See :meth:`worker.store.Store.release`."""
         return self._take_back(_LOST, LOST_MAX, LEASE_OVER, limit=limit)
@@ -263,7 +277,8 @@ class SqliteStore(Upkeep):
         again = poisoned = 0
         with self._write() as tx:
             now = _now()
-            for row_id, abandoned in _all(tx, lost, now=now, **which):
+            taken = _all(tx, lost, now=now, **which)
+            for row_id, abandoned, _ in taken:
                 dead = abandoned + 1 >= dead_after
                 state = State.DEAD if dead else State.PENDING
                 _one(tx, _RELEASE, id=row_id, state=state.value, now=now)
@@ -273,6 +288,7 @@ class SqliteStore(Upkeep):
                     _bury(tx, row_id, now, reason=Reason.POISON, error=error)
                 poisoned += dead
                 again += not dead
+            follow_sqlite(tx, {row[2] for row in taken if row[2]}, now)
         return Released(again=again, poisoned=poisoned)
 
     def due_pools(self) -> frozenset[Pool]:
@@ -291,9 +307,7 @@ class SqliteStore(Upkeep):
                 raw = tx.connection.driver_connection
                 assert isinstance(raw, sqlite3.Connection)  # noqa: S101 - for the type checker
                 yield raw
-        except (DBAPIError, sqlite3.OperationalError) as error:
-            raise UnavailableError("database", str(error), "it is tried again") from error
-        except PoolTimeoutError as error:
+        except (DBAPIError, PoolTimeoutError, sqlite3.OperationalError) as error:
             raise UnavailableError("database", str(error), "it is tried again") from error
 
 
@@ -324,6 +338,8 @@ def _settle_one(tx: sqlite3.Connection, settlement: Settlement, now: int) -> boo
         elapsed_ms=settlement.elapsed_ms,
         remote_ip=settlement.remote_ip,
         secret_version=settlement.secret_version,
+        signed_at=settlement.signed_at,
+        config_no=settlement.config_no,
         route=settlement.via.no if settlement.via else 0,
     )
     if verdict.reason:

@@ -8,11 +8,26 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, Select, func, insert, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    Row,
+    Select,
+    case,
+    func,
+    insert,
+    null,
+    or_,
+    select,
+    update,
+)
 
+from worker import ordering
 from worker.breaker import after
 from worker.columns import database_now
-from worker.models import Health, Outcome, State, Tally
+from worker.models import Outcome, State
+from worker.seen import Health, Tally
 from worker.store import Backlog, Rules
 from worker.tables import attempt, audit, dead_letter, delivery, inbox, lane
 
@@ -63,7 +78,7 @@ class Upkeep:
             now = _now(connection)
             by_state = connection.execute(
                 select(delivery.c.state, func.count())
-                .where(delivery.c.state.in_(["waiting", "pending", "sending"]))
+                .where(delivery.c.state.in_(["blocked", "waiting", "pending", "sending"]))
                 .group_by(delivery.c.state)
             )
             states = {row[0]: row[1] for row in by_state}
@@ -95,6 +110,7 @@ class Upkeep:
                 )
             ).one()
         return Backlog(
+            blocked=states.get("blocked", 0),
             waiting=states.get("waiting", 0),
             pending=states.get("pending", 0),
             sending=states.get("sending", 0),
@@ -109,20 +125,41 @@ class Upkeep:
             failed_last_minute=failed,
         )
 
-    def redrive(self, letter_ids: Sequence[int], *, who: str, why: str, over_s: float) -> list[int]:
+    def redrive(
+        self,
+        letter_ids: Sequence[int],
+        *,
+        who: str,
+        why: str,
+        over_s: float,
+        out_of_order: bool = False,
+    ) -> list[int]:
         """See :meth:`worker.store.Store.redrive`."""
         with self._engine.begin() as tx:
+            left_behind = _left_behind(tx, letter_ids)
+            if not out_of_order:
+                letter_ids = [one for one in letter_ids if one not in left_behind]
             letters = _resolve(tx, letter_ids, "redriven", who, why)
             now = _now(tx)
             # Only one state guard for the whole move: a row that is not dead stays.
             step_s = over_s / max(1, len(letters))
-            for place, (_, notification_id) in enumerate(letters):
+            for place, (letter_id, notification_id) in enumerate(letters):
                 due_at = now + timedelta(seconds=place * step_s)
+                # What was overtaken is out of line for good.
+                line: ColumnElement[Any] = (
+                    null() if letter_id in left_behind else delivery.c.ordering
+                )
                 tx.execute(
                     update(delivery)
                     .where(delivery.c.id == notification_id, delivery.c.state == State.DEAD.value)
                     .values(
-                        state="pending" if place * step_s < 1 else "waiting",
+                        # An ordered one lines up again, and is looked at when it is due.
+                        state=case(
+                            (line.is_not(None), State.BLOCKED.value),
+                            else_="pending" if place * step_s < 1 else "waiting",
+                        ),
+                        ordering=line,
+                        turn_at=None,
                         due_at=due_at,
                         tries=0,
                         abandoned=0,
@@ -147,7 +184,9 @@ class Upkeep:
 
 
 _CLOCK: Select[Any] = select(database_now())
-_UNFINISHED = or_(delivery.c.state == "waiting", delivery.c.state == "pending")
+_UNFINISHED = or_(
+    delivery.c.state == "waiting", delivery.c.state == "pending", delivery.c.state == "blocked"
+)
 _HELD_AND_OLDEST = (
     select(
         func.count().filter(lane.c.held),
@@ -158,6 +197,17 @@ _HELD_AND_OLDEST = (
     .select_from(delivery.join(lane, lane.c.id == delivery.c.lane_id))
     .where(_UNFINISHED)
 )
+
+
+def _left_behind(tx: Connection, letter_ids: Sequence[int]) -> set[int]:
+    """Return the letters whose notification a newer one of its ordering key has overtaken."""
+    rows = tx.execute(
+        select(dead_letter.c.id, dead_letter.c.notification_id).where(
+            dead_letter.c.id.in_(letter_ids)
+        )
+    ).all()
+    found = ordering.overtaken(tx, [row.notification_id for row in rows])
+    return {row.id for row in rows if row.notification_id in found}
 
 
 def _resolve(

@@ -11,6 +11,7 @@ check could only repeat what the statement guarantees, at the price of a row loc
 """
 
 from sqlalchemy import (
+    BigInteger,
     Boolean,
     Column,
     Float,
@@ -57,6 +58,18 @@ endpoint_secret = Table(
     moment("created_at", nullable=False, default=True),
     # None: the present one. Set at rotation: signs along with the new one until then.
     moment("retires_at"),
+)
+
+endpoint_version = Table(
+    "paynotify_endpoint_version",
+    metadata,
+    # What an endpoint was at each config_no, never changed: an attempt can be written once more
+    # as it was sent. Read by its key only.
+    Column("endpoint_id", BigId, ForeignKey("paynotify_endpoint.id"), primary_key=True),
+    Column("config_no", Integer, primary_key=True, autoincrement=False),
+    Column("url", Text, nullable=False),
+    Column("config", Text, nullable=False),
+    moment("at", nullable=False, default=True),
 )
 
 lane = Table(
@@ -109,6 +122,10 @@ notification = Table(
     # JSON {"delays_s": [...], "jitter_ratio": x}; None is the endpoint's.
     Column("schedule", Text),
     Column("trace_id", Text),
+    # Kept in order within its endpoint by this; NULL is unordered. And how long it lets itself be
+    # held up by each earlier one.
+    Column("ordering_key", Text),
+    Column("ordering_wait_s", Integer),
     moment("created_at", nullable=False, default=True),
     moment("deliver_at"),
     moment("expires_at"),
@@ -126,6 +143,14 @@ notification = Table(
     ),
     # cli show msg_...: a merchant reports the webhook-id it saw.
     Index("paynotify_notification_message", "message_id"),
+    # ordering.overtaken: was a newer one of the key sent?
+    Index(
+        "paynotify_notification_ordering",
+        "endpoint_id",
+        "ordering_key",
+        postgresql_where=text("ordering_key IS NOT NULL"),
+        sqlite_where=text("ordering_key IS NOT NULL"),
+    ),
 )
 
 # A row that was lost this often in a row may be what kills its workers: it is no longer claimed
@@ -135,6 +160,10 @@ _READY = text(f"state = 'pending' AND abandoned < {SUSPECT_AFTER}")
 _SUSPECT = text(f"state = 'pending' AND abandoned >= {SUSPECT_AFTER}")
 _WAITING = text("state = 'waiting'")
 _SENDING = text("state = 'sending'")
+_BLOCKED = text("state = 'blocked'")
+# Unfinished and ordered. Unordered rows are in none of its index, and pay for its first words only.
+IN_LINE = "state IN ('blocked', 'waiting', 'pending', 'sending')"
+_IN_LINE = text(f"ordering IS NOT NULL AND {IN_LINE}")
 
 delivery = Table(
     "paynotify_delivery",
@@ -155,6 +184,12 @@ delivery = Table(
     number("abandoned"),
     moment("lease_until"),
     moment("finished_at"),
+    # The line it stands in: endpoint id, colon, ordering key. NULL is none, as for most.
+    Column("ordering", Text),
+    # Since when nothing earlier in its line holds it up; NULL while blocked.
+    moment("turn_at"),
+    # Cancelled because this newer one took its place.
+    Column("superseded_by", BigId),
     # store.claim: hops from lane to lane, takes the earliest due of each.
     Index(
         "paynotify_delivery_ready",
@@ -176,6 +211,16 @@ delivery = Table(
         postgresql_where=_SENDING,
         sqlite_where=_SENDING,
     ),
+    # ordering.PROMOTE, intake: who of a line is unfinished, in order.
+    Index(
+        "paynotify_delivery_in_line",
+        "ordering",
+        "id",
+        postgresql_where=_IN_LINE,
+        sqlite_where=_IN_LINE,
+    ),
+    # store.look: blocked rows by when they are looked at next.
+    Index("paynotify_delivery_blocked", "due_at", postgresql_where=_BLOCKED, sqlite_where=_BLOCKED),
     # Every claim and settle leaves a dead tuple; 70 % full pages keep them on the same page.
     postgresql_with={
         "fillfactor": 70,
@@ -200,7 +245,11 @@ attempt = Table(
     words("evidence"),
     number("elapsed_ms"),
     words("remote_ip"),
+    # With what it was signed, as far as as_sent.py needs it to write the request once more:
+    # whole seconds since 1970, and the version of the endpoint; 0 while open.
     number("secret_version"),
+    Column("signed_at", BigInteger, nullable=False, server_default="0"),
+    number("config_no"),
     # Which of several routes it took; 0 is the endpoint's own URL, or its notification's.
     number("route"),
     # store.backlog: the last minute. BRIN costs a claim next to nothing, rows come in time order.
@@ -264,6 +313,9 @@ inbox = Table(
     moment("expires_at"),
     Column("priority", SmallInteger, nullable=False, server_default="5"),
     Column("trace_id", Text),
+    Column("ordering_key", Text),
+    Column("ordering_wait_s", Integer),
+    Column("supersede", Boolean, nullable=False, server_default=text("false")),
     moment("created_at", nullable=False, default=True),
     # NULL until read; accepted rows are deleted in the transaction that accepts them.
     Column("refused_because", Text),
@@ -274,6 +326,27 @@ inbox = Table(
         postgresql_where=text("refused_because IS NULL"),
         sqlite_where=text("refused_because IS NULL"),
     ),
+    # inbox: unread rows of one ordering key, which only go in one after the other.
+    Index(
+        "paynotify_inbox_ordered",
+        "ordering_key",
+        "id",
+        postgresql_where=text("refused_because IS NULL AND ordering_key IS NOT NULL"),
+        sqlite_where=text("refused_because IS NULL AND ordering_key IS NOT NULL"),
+    ),
+)
+
+# One row per line that somebody ever stood in; removed by the retention when nobody does.
+ordering = Table(
+    "paynotify_ordering",
+    metadata,
+    # Endpoint id, colon, ordering key.
+    Column("ordering", Text, primary_key=True),
+    # Everything older than this notification was superseded by it, if it still comes back.
+    Column("superseded_below", BigId),
+    # Written by every enqueue into the line: two at once take turns, so that ids rise in the
+    # order of commits.
+    moment("touched_at", nullable=False, default=True),
 )
 
 audit = Table(

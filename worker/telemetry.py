@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Literal, TextIO
 
-from prometheus_client import Counter, Gauge, start_http_server
+from prometheus_client import Counter, Gauge, Histogram, start_http_server
 
 from worker.masking import is_secret_name, mask
 
@@ -45,6 +45,9 @@ class Event(StrEnum):
     HEALTH_LOST = "health.lost"  # a breaker was not told; the next failures will
     ROUTE_MOVED = "route.moved"  # a callback route tripped, came back a step, or is sound
     MEASURES_KEPT = "measures.kept"  # counts the database did not take; written with the next
+    FROZEN = "endpoint.frozen"  # held because it keeps failing; probed until it answers
+    FREEZE_MOVED = "endpoint.freeze_moved"  # a probe let it go, or it waits for a person
+    FREEZE_FAILED = "freeze.failed"  # one round of probes; the next one tries again
     ALERT = "alert"  # what the log is told of an incident
     ALERT_UNSENT = "alert.unsent"  # a sink did not take it; tried again
     ALERT_GIVEN_UP = "alert.given_up"  # a sink did not take it for days; the log has it
@@ -197,6 +200,30 @@ def count_refusal() -> None:
     REFUSALS.inc()
 
 
+def count_freeze() -> None:
+    """Count an endpoint that was frozen."""
+    FREEZES.inc()
+
+
+def count_probe(code: str) -> None:
+    """Count a ping to a frozen endpoint by what came back."""
+    PROBES.labels(code).inc()
+
+
+def count_unfreeze(move: str, frozen_s: float, answered_s: float) -> None:
+    """Count an endpoint that was let go.
+
+    Args:
+        move: ``unfreeze``, ``trial``, ``gone``.
+        frozen_s: how long it was frozen.
+        answered_s: since the last probe it did not answer: it was let go at the latest so long
+            after it could.
+    """
+    UNFREEZES.labels(move).inc()
+    FROZEN_S.observe(frozen_s)
+    ANSWERED_S.observe(answered_s)
+
+
 def count_bell(result: Literal["rung", "coalesced", "failed"]) -> None:
     """Count a ring of the doorbell."""
     BELLS.labels(result).inc()
@@ -257,6 +284,21 @@ CLAIMS = Counter("paynotify_claims", "Claims made")
 CLAIMED = Counter("paynotify_claimed", "Notifications claimed")
 IN_FLIGHT = Gauge("paynotify_in_flight", "Requests on the wire in this process")
 BELLS = Counter("paynotify_bells", "Rings of the doorbell", ["result"])
+FREEZES = Counter("paynotify_freezes", "Endpoints frozen because they kept failing")
+PROBES = Counter(
+    "paynotify_freeze_probes", "Pings to frozen endpoints, by what came back", ["code"]
+)
+UNFREEZES = Counter("paynotify_unfreezes", "Frozen endpoints let go, by how", ["move"])
+FROZEN_S = Histogram(
+    "paynotify_frozen_seconds",
+    "How long endpoints were frozen",
+    buckets=(30, 60, 120, 300, 600, 1800, 3600, 14_400, 86_400),
+)
+ANSWERED_S = Histogram(
+    "paynotify_unfreeze_lag_seconds",
+    "From the last probe that failed to letting go: at most so late after it answered",
+    buckets=(5, 10, 20, 30, 45, 60, 90, 120, 300),
+)
 REFUSALS = Counter("paynotify_guard_refusals", "Requests the guard kept from going out")
 BROKER_AWAY = Gauge("paynotify_broker_away", "1 while this process works without the broker")
 

@@ -1,8 +1,8 @@
 """The timer inside every worker process: what keeps work moving whatever the broker does.
 
-Each tick puts rows whose lease ran out back, stages what has come due, takes in the inbox, rings
-for what is due and looks after suspects. A bell that nobody hears is answered here. Must never
-stop because of one error: the next tick tries again.
+Each tick puts rows whose lease ran out back, stages what has come due, lets go what nothing holds
+up any more, takes in the inbox, rings for what is due and looks after suspects. A bell that nobody
+hears is answered here. Must never stop because of one error: the next tick tries again.
 """
 
 from collections.abc import Callable
@@ -16,6 +16,7 @@ from worker.models import Pool
 from worker.quarantine import Quarantine
 from worker.rollup import Rollup
 from worker.store import Store
+from worker.witness import Witness
 
 # Rows one statement moves: some 20 ms, so that no claim waits long for their locks.
 _STEP = 2000
@@ -31,6 +32,7 @@ class Tick:
         store: released and staged.
         courier: rings and, when nobody hears, delivers.
         rollup: written when it is time to.
+        witness: what merchants showed is written down.
         give_up: ends this process when its courier lost a thread.
         quarantine: sends the suspects.
         take_in: accepts a bounded part of the inbox; says whether there is more.
@@ -44,6 +46,7 @@ class Tick:
         courier: Courier,
         quarantine: Quarantine,
         rollup: Rollup,
+        witness: Witness,
         take_in: Callable[[], bool],
         give_up: Callable[[], None],
         every_s: float,
@@ -53,6 +56,7 @@ class Tick:
         self._courier = courier
         self._quarantine = quarantine
         self._rollup = rollup
+        self._witness = witness
         self._take_in = take_in
         self._every_s = every_s
         self._due_since_s: dict[Pool, float] = {}
@@ -75,11 +79,18 @@ class Tick:
             self._give_up()
             return
         # One step that fails must not keep the others from their turn.
-        for step in (self._release, self._stage, self._ring, self._quarantine.tend):
+        for step in (
+            self._release,
+            self._stage,
+            self._look,
+            self._ring,
+            self._quarantine.tend,
+        ):
             if not self._closing.is_set():
                 self._safely(step)
         self._safely(self._empty_inbox)
         self._safely(self._rollup.write_if_due)
+        self._safely(self._witness.write)
 
     def _release(self) -> None:
         released = self._store.release(limit=_STEP)
@@ -95,6 +106,9 @@ class Tick:
 
     def _stage(self) -> None:
         self._repeat(lambda: self._store.stage(limit=_STEP) == _STEP)
+
+    def _look(self) -> None:
+        self._store.look(limit=_STEP)
 
     def _empty_inbox(self) -> None:
         self._repeat(self._take_in)

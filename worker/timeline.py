@@ -10,9 +10,10 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, Select, select
 
-from worker import lookup
+from worker import lookup, ordering
 from worker.errors import NotFoundError
 from worker.models import EndpointState, Reason, State
+from worker.states import FINAL
 from worker.tables import dead_letter, delivery, endpoint, lane, notification
 from worker.views import Attempt
 
@@ -83,6 +84,10 @@ class Timeline:
     Attributes:
         due_at: when it is sent next, at the earliest; None once finished and while sending.
         breaker_until: the breaker of its lane is open until then; None when it is closed.
+        ordering_key: what it is kept in order by; None is nothing.
+        waits_for: the first unfinished one of its key before it, while it is blocked.
+        superseded_by: a newer one that takes its place.
+        overtaken_by: the newest one of its key that was sent though it comes later, while dead.
         steps: oldest first.
     """
 
@@ -96,22 +101,41 @@ class Timeline:
     due_at: datetime | None
     expires_at: datetime | None
     breaker_until: datetime | None
+    ordering_key: str | None
+    waits_for: int | None
+    superseded_by: int | None
+    overtaken_by: int | None
     steps: tuple[Step, ...]
 
     @property
     def standing(self) -> str:
         """What it waits for, or how it ended, in one clause."""
         if self.state in _ENDED:
-            return _ENDED[self.state]
+            return _ENDED[self.state] + self._left_behind
         if self.state is State.SENDING:
-            return "being sent now"
+            return "being sent now" + self._left_behind
         if self.endpoint_state is not EndpointState.ACTIVE:
             return f"held: endpoint {self.endpoint} is {self.endpoint_state}" + (
                 f" ({self.endpoint_reason})" if self.endpoint_reason else ""
             )
         if self.breaker_until is not None:
             return f"due; waits for the breaker of {self.endpoint}, which probes from then on"
+        if self.state is State.BLOCKED:
+            what = "a worker to look" if self.waits_for is None else f"{self.waits_for}"
+            return f"behind others of key {self.ordering_key}; waits for {what}"
         return "waits for its time" if self.state is State.WAITING else "due, waits for a worker"
+
+    @property
+    def _left_behind(self) -> str:
+        if self.superseded_by is not None:
+            told = "; not tried again" if self.state is State.SENDING else ""
+            return f"; superseded by {self.superseded_by}{told}"
+        if self.overtaken_by is not None:
+            return (
+                f"; overtaken by {self.overtaken_by} of the same key, so a redrive leaves it "
+                "unless told to go out of order"
+            )
+        return ""
 
 
 def of(engine: Engine, notification_id: int) -> Timeline:
@@ -130,7 +154,8 @@ def of(engine: Engine, notification_id: int) -> Timeline:
             for tried in lookup.attempts(connection, notification_id)
         ]
         steps += _deaths(connection, notification_id)
-    state = State(row.state)
+        state = State(row.state)
+        waits_for, superseded_by, overtaken_by = _in_line(connection, row, state)
     if state is State.DELIVERED or (
         state is State.CANCELLED and all(step.kind is not Kind.DISCARDED for step in steps)
     ):
@@ -147,8 +172,30 @@ def of(engine: Engine, notification_id: int) -> Timeline:
         due_at=row.due_at if state in (State.WAITING, State.PENDING) else None,
         expires_at=row.expires_at,
         breaker_until=row.open_until,
+        ordering_key=row.ordering_key,
+        waits_for=waits_for,
+        superseded_by=superseded_by,
+        overtaken_by=overtaken_by,
         steps=tuple(steps),
     )
+
+
+def _in_line(
+    connection: Connection, row: Any, state: State
+) -> tuple[int | None, int | None, int | None]:
+    """Tell whom it waits for, who superseded it and who has overtaken it."""
+    if row.ordering_key is None:
+        return None, None, None
+    waits_for = superseded_by = overtaken_by = None
+    if state is State.BLOCKED:
+        waits_for = ordering.in_front(connection, row.id, row.ordering)
+    elif state is State.DEAD:
+        overtaken_by = ordering.overtaken(connection, [row.id]).get(row.id)
+    if state is State.CANCELLED:
+        superseded_by = row.superseded_by
+    elif state not in FINAL:
+        superseded_by = ordering.superseded_by(connection, row.id, row.ordering)
+    return waits_for, superseded_by, overtaken_by
 
 
 def letters_query() -> Select[Any]:
@@ -204,6 +251,9 @@ _HEAD = select(
     delivery.c.tries,
     delivery.c.due_at,
     delivery.c.finished_at,
+    delivery.c.ordering,
+    delivery.c.superseded_by,
+    notification.c.ordering_key,
     notification.c.message_id,
     notification.c.created_at,
     notification.c.expires_at,

@@ -293,6 +293,8 @@ class Transport:
         pool.remove(wire)
         self._on_wire -= 1
         if request is not None:
+            if reply.status and request.url.startswith("https"):
+                reply.certificate = pool.certified(request.url, wire.certificate())
             self._done.append((request, reply))
         if wire.stale or wire.shared or reply.failure is not Failure.NONE:
             self._remember(host, wire, reply)

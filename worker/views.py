@@ -20,6 +20,8 @@ class Attempt:
     elapsed_ms: int
     remote_ip: str
     secret_version: int
+    signed_at: int
+    config_no: int
     worker: str
     route: int = 0
 
@@ -29,9 +31,10 @@ class Notification:
     """One notification as hosts and operators see it.
 
     Attributes:
-        held: it is waiting or pending, but its endpoint is paused, gone or deleted.
-        due_at: when it is or was to be sent next; None once finished.
+        held: it is blocked, waiting or pending, but its endpoint is paused, gone or deleted.
+        due_at: when it is or was to be sent next; None once finished and while blocked.
         payload_bytes: size only; the payload itself is read by ``Notifier.payload``.
+        superseded_by: the newer one that it was cancelled for; None is none.
     """
 
     id: int
@@ -51,3 +54,5 @@ class Notification:
     notify_url: str | None
     trace_id: str | None
     payload_bytes: int
+    ordering_key: str | None
+    superseded_by: int | None

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -31,11 +32,15 @@ def project(tmp_path: Path) -> Path:
     return root
 
 
-def test_a_bare_python_builds_once_and_goes_on(project: Path) -> None:
+def test_a_bare_python_builds_once_and_goes_on(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     first = _run(project, "demo", "--keep")
     assert first.returncode == 0, first.stderr
     assert "First start: putting 1 packages into" in first.stdout
     assert "runs well ['demo', '--keep']" in first.stdout
+    assert [*(project / ".venv").rglob("tiny_thing.*.pyc")], "compiled anew at each start"
     second = _run(project)
     assert second.stdout == "runs well []\n"
     # From inside as well, where the package is there anyway.
@@ -117,6 +122,40 @@ def test_where_venv_is_missing_one_sentence_has_the_line_to_run(project: Path) -
     assert done.stderr.count("\n") == 1
     assert "apt-get install python3-venv" in done.stderr
     assert not (project / ".venv").exists()
+
+
+@pytest.mark.parametrize("program", ["tests", "tests.bench", "tests.bench.sweeps", "tests.faults"])
+def test_what_tests_can_be_asked_for_looks_for_packages_before_it_needs_one(
+    program: str, tmp_path: Path
+) -> None:
+    for name in ("worker", "schedules", "tests"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "config").mkdir()
+    shutil.copy(ROOT / "config" / "requirements.lock", tmp_path / "config")
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    # Not ours, so it is named instead of filled.
+    venv = tmp_path / ".venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
+    words = [
+        str(venv / "bin" / "python"),
+        "-m",
+        program,
+        *(["--help"] if program != "tests" else []),
+    ]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert re.search(r"lacks .*alembic.*pytest.*; install them or remove it\n$", done.stderr)
+    assert done.stderr.count("\n") == 1
+
+
+def test_the_packages_of_these_tests_have_all_that_they_ask_for() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "check", "--disable-pip-version-check"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def _wheel(folder: Path) -> Path:

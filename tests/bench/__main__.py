@@ -3,6 +3,11 @@
 Starts everything it needs on free ports of this machine and ends it again, Ctrl-C included.
 """
 
+if __name__ == "__main__":  # before the first import that needs a package
+    from worker import bootstrap
+
+    bootstrap.ensure(groups=("test",))
+
 import argparse
 import signal
 import sys

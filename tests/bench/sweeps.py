@@ -6,6 +6,11 @@ pages in the large one. Times of whole batches are without waiting for a process
 on the machine is not counted.
 """
 
+if __name__ == "__main__":  # before the first import that needs a package
+    from worker import bootstrap
+
+    bootstrap.ensure(groups=("test",))
+
 import argparse
 import sys
 from collections import defaultdict

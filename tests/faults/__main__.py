@@ -6,11 +6,18 @@
     python3 -m tests.faults hanging --endpoints 2000 --rounds 3 --seconds 20 --per-s 300
     python3 -m tests.faults beats --minutes 10
     python3 -m tests.faults orders --count 10000
+    python3 -m tests.faults freeze --count 10000 --rate 200
+    python3 -m tests.faults ordering --keys 1000 --events 10
     python3 -m tests.faults routes --per-s 300
 
 Each prints what it measured and the comparison of the three books, and fails when a promise is
 broken.
 """
+
+if __name__ == "__main__":  # before the first import that needs a package
+    from worker import bootstrap
+
+    bootstrap.ensure(groups=("test",))
 
 import argparse
 import sys
@@ -20,7 +27,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.faults import beats, hanging, kills, orders, outage, routes
+from tests.faults import beats, freeze, hanging, kills, ordering, orders, outage, routes
 from tests.faults.site import Site, site
 from tests.services import PostgresServer, RedisServer
 from worker import database, schema
@@ -96,6 +103,28 @@ def _orders(given: argparse.Namespace) -> str:
     return "a promise was broken" if ran.problems else ""
 
 
+def _freeze(given: argparse.Namespace) -> str:
+    # Breakers in a hurry, so that it is frozen soon; probed as delivered.
+    hurry = {"breaker_failures": 20, "breaker_minimum": 40, "breaker_open_s": 2}
+    with _servers(tick_s=1.0, freeze_probe_s=30, **hurry) as (place, _, _):
+        ran = freeze.run(
+            place, count=given.count, rate=given.rate, per_s=given.per_s, down_s=45, workers=2
+        )
+    print(ran.text())
+    ran.books.check()
+    return "; ".join(ran.broken(p99_growth=_P99_GROWTH))
+
+
+def _ordering(given: argparse.Namespace) -> str:
+    with _servers() as (place, _, _):
+        ran = ordering.run(place, keys=given.keys, events=given.events, kills=given.kills)
+    print(ran.text())
+    ran.books.check()
+    if ran.missing:
+        return f"{ran.missing} events never succeeded"
+    return f"out of order: {ran.wrong[:5]}" if ran.wrong else ""
+
+
 def _routes(given: argparse.Namespace) -> str:
     changes = {"breaker_open_s": 3, "breaker_minimum": 40, "route_step_s": 5.0}
     with _servers(**changes) as (place, _, _):
@@ -114,6 +143,8 @@ _RUNS: dict[str, Callable[[argparse.Namespace], str]] = {
     "hanging": _hanging,
     "beats": _beats,
     "orders": _orders,
+    "freeze": _freeze,
+    "ordering": _ordering,
     "routes": _routes,
 }
 
@@ -130,7 +161,10 @@ def main() -> int:
     reader.add_argument("--count", type=int, default=10_000, help="callbacks of kills, or orders")
     reader.add_argument("--seconds", type=float, default=60, help="without Redis, or of a round")
     reader.add_argument("--per-s", type=float, default=300, help="callbacks a second")
+    reader.add_argument("--rate", type=float, default=200, help="a second, of the frozen endpoint")
     reader.add_argument("--endpoints", type=int, default=2000)
+    reader.add_argument("--keys", type=int, default=1000, help="ordering keys")
+    reader.add_argument("--events", type=int, default=10, help="of each ordering key")
     reader.add_argument("--rounds", type=int, default=3)
     reader.add_argument("--minutes", type=float, default=10, help="of beats and workers killed")
     given = reader.parse_args()

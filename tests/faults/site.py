@@ -23,7 +23,7 @@ from worker.settings import Settings
 
 # The shortest lease and deadline that settings allow, so that recovery takes seconds.
 LEASE_S, TIMEOUT_S, TICK_S = 6, 2.0, 0.2
-_OPEN = ("waiting", "pending", "sending")
+_OPEN = ("blocked", "waiting", "pending", "sending")
 
 
 def quick(dsn: str, broker_url: str, **changes: Any) -> Settings:

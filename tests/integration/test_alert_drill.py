@@ -17,6 +17,7 @@ from tests.alarms import SECRET, SHIPPED, alerts_of, at, count_up, minutes, now_
 from tests.receiver import Received, Receiver
 from tests.seeding import add_due, add_lane, change_lane
 from worker import tables
+from worker.tables_freeze import freeze
 from worker.tables_orders import evidence, payment_order, recon_case
 from worker.tables_routes import callback_route
 from worker.tables_schedules import sweep, tick
@@ -78,6 +79,20 @@ def _gone(engine: Engine, now: datetime) -> None:
 
 def _back(engine: Engine, now: datetime) -> None:
     _set_endpoint(engine, "active")
+
+
+def _frozen(person: str = "") -> Change:
+    def cause(engine: Engine, now: datetime) -> None:
+        values = {"endpoint_id": add_lane(engine), "frozen_at": now, "probe_at": now}
+        with engine.begin() as tx:
+            tx.execute(insert(freeze).values(**values, why="it failed", person=person))
+
+    return cause
+
+
+def _let_go(engine: Engine, now: datetime) -> None:
+    with engine.begin() as tx:
+        tx.execute(update(freeze).values(unfrozen_at=now))
 
 
 def _set_endpoint(engine: Engine, state: str) -> None:
@@ -207,6 +222,8 @@ SCENARIOS = {
     "breakers-open": Scenario(cause=_ten_open, cure=_all_closed),
     "endpoint-gone": Scenario(cause=_gone, cure=_back, subject="acme"),
     "route-tripped": Scenario(cause=_route_trips, cure=_route_returns, subject="acme"),
+    "endpoint-frozen": Scenario(cause=_frozen(), cure=_let_go, subject="acme"),
+    "freeze-waits": Scenario(cause=_frozen("its URL changed"), cure=_let_go, subject="acme"),
     "dead-letters": Scenario(cause=_counted(dead=20)),
     "endpoint-dead-letters": Scenario(cause=_counted(dead=1), subject="acme"),
     "backlog": Scenario(cause=_six_due, cure=_sent),

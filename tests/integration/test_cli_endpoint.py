@@ -57,6 +57,18 @@ def test_a_secret_is_shown_once_and_never_again(terminal: Terminal) -> None:
         assert "acme" in said.out
 
 
+@pytest.mark.parametrize("scheme", ["standard-webhooks-v1a", "wechat-v3"])
+def test_of_a_key_pair_only_what_verifies_is_shown(terminal: Terminal, scheme: str) -> None:
+    merchant = ("--merchant", "m", "--url", "https://acme.com/pay", "--scheme", scheme)
+    added = terminal.ok("endpoint", "add", "acme", *merchant)
+    again = terminal.ok("endpoint", "rotate-secret", "acme", "--why", "yearly", "--json")
+    for said in (added.out, again.json["for_merchant"]):
+        assert "whpk_" in said or "BEGIN PUBLIC KEY" in said
+        assert "whsk_" not in said
+        assert "PRIVATE" not in said
+    assert "secret" not in again.json
+
+
 def test_every_option_reaches_the_endpoint(terminal: Terminal) -> None:
     _add(
         terminal,

@@ -218,6 +218,30 @@ def test_who_why_and_which_are_needed(terminal: Terminal, engine: Engine, verb: 
     assert len(terminal.ok("dead", "list", "--json").lines) == 1
 
 
+def test_order_and_what_took_whose_place_are_told(terminal: Terminal, engine: Engine) -> None:
+    first = _enqueue(terminal, "A7:1", "--ordering-key", "A7", "--ordering-wait", 60)
+    second = _enqueue(terminal, "A7:2", "--ordering-key", "A7")
+    shown = terminal.ok("show", second, "--json").json
+    assert (shown["state"], shown["waits_for"], shown["ordering_key"]) == ("blocked", first, "A7")
+    assert terminal.ok("status", "--json").json["blocked"] == 1
+    assert f"waits for {first}" in terminal.ok("show", second).out
+    _die(engine)
+    # The first is dead, the second is on its way: who was overtaken stays dead.
+    [letter] = terminal.ok("dead", "list", "--json").lines
+    assert f"overtaken by {second}" in " ".join(
+        terminal.ok("dead", "explain", letter["id"]).out.split()
+    )
+    words = ("dead", "redrive", letter["id"], "--who", "li", "--why", "back")
+    assert terminal.ok(*words, "--dry-run", "--json").json["overtaken"] == 1
+    said = terminal.ok(*words)
+    assert said.out == "0 dead letters redriven\n"
+    assert "--out-of-order" in said.err
+    third = _enqueue(terminal, "A7:3", "--ordering-key", "A7", "--supersede")
+    assert terminal.ok("show", second, "--json").json["superseded_by"] == third
+    assert f"superseded by {third}" in terminal.ok("show", second).out
+    assert terminal.ok(*words, "--out-of-order").out == "1 dead letter redriven\n"
+
+
 def test_status_counts_what_is_there(terminal: Terminal, engine: Engine) -> None:
     for key in ("a", "b", "c"):
         _enqueue(terminal, key)

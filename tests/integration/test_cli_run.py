@@ -52,6 +52,7 @@ def test_the_commands_of_the_product_are_all_there() -> None:
         *("list", "cancel", "status", "dead list", "dead explain", "dead redrive", "dead discard"),
         *("endpoint add", "endpoint list", "endpoint show", "endpoint pause", "endpoint resume"),
         *("schedule list", "schedule next", "schedule run", "schedule pause", "schedule resume"),
+        *("profile list", "profile show", "receiver-kit"),
         *(
             "schedule history",
             "endpoint rotate-secret",
@@ -92,7 +93,7 @@ def test_check_config_finds_nothing_wrong_with_the_embedded_default(terminal: Te
     assert checks["ok"] is True
     assert [check["name"] for check in checks["checks"]] == [
         *("settings", "database", "tables", "secrets", "urls", "broker", "cron"),
-        *("channels", "orders", "alerts"),
+        *("profiles", "channels", "orders", "alerts"),
     ]
 
 

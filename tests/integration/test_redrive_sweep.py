@@ -300,3 +300,35 @@ def test_the_ramp_never_leaves_its_bounds(
 )
 def test_the_fate_of_a_revived_notification(state: str, tries: int, expected: Fate) -> None:
     assert fate(state, tries=tries) is expected
+
+
+def test_of_one_ordering_key_one_is_revived_at_a_time_and_none_that_was_overtaken(
+    engine: Engine,
+) -> None:
+    lane = add_lane(engine)
+    ids = _dead(engine, lane, 3)
+    _in_line(engine, ids)
+    _acked(engine, lane)
+    for _ in ids:
+        assert _revived(engine) == 1
+        assert store_on(engine).look(limit=9) == 1
+        assert _deliver(engine) == 1
+    assert _states(engine, ids) == {"delivered": 3}
+    [late] = _dead(engine, lane)
+    _in_line(engine, [late])
+    with engine.begin() as tx:
+        tx.execute(
+            update(tables.delivery).where(tables.delivery.c.id == ids[0]).values(state="dead")
+        )
+        tx.execute(update(tables.dead_letter).values(resolution=None))
+    assert _revived(engine) == 1
+    assert _states(engine, [ids[0], late]) == {"dead": 1, "blocked": 1}
+
+
+def _in_line(engine: Engine, ids: Sequence[int]) -> None:
+    with engine.begin() as tx:
+        for table, values in (
+            (tables.notification, {"ordering_key": "k", "ordering_wait_s": 600}),
+            (tables.delivery, {"ordering": "1:k"}),
+        ):
+            tx.execute(update(table).where(table.c.id.in_(ids)).values(**values))

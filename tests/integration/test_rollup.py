@@ -21,9 +21,10 @@ from tests.seeding import (
     verdict_on,
 )
 from worker import clock
-from worker.models import Claimed, Decision, Measured, Outcome, Pool, Verdict
+from worker.models import Claimed, Decision, Outcome, Pool, Verdict
 from worker.retry import DELIVERED
 from worker.rollup import NOBODY, Rollup
+from worker.seen import Measured
 from worker.tables_alerts import rollup as table
 
 

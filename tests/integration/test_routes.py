@@ -10,8 +10,8 @@ from sqlalchemy import Engine, select, update
 from tests.office import add_endpoint, enqueue, office, state_of, until
 from tests.receiver import Receiver
 from tests.seeding import RETRY, add_due, attempts_of, notification_of, row_of, store_on, verdict_on
+from worker import as_sent, route_board
 from worker import endpoint_routes as rules
-from worker import route_board
 from worker.endpoint_rows import read_endpoint
 from worker.endpoints import Endpoints
 from worker.errors import NotFoundError, UrlRefusedError
@@ -251,6 +251,9 @@ def test_when_the_first_route_trips_the_next_sends_go_through_the_spare(
     assert _paths(engine, receiver, second) == ["/success"]
     assert _paths(engine, receiver, other) == ["/200"]
     assert [attempt.route for attempt in attempts_of(engine, first)] == [0, 1]
+    with engine.connect() as connection:
+        shown = [as_sent.masked(connection, first, attempt_no).url for attempt_no in (1, 2)]
+    assert shown == [receiver.url("/503"), receiver.url("/success")]
     assert [lane.failures_in_row for lane in of_endpoint(engine, endpoint.id)] == [0, 0]
 
 

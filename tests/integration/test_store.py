@@ -21,7 +21,8 @@ from tests.seeding import (
     superseded,
     verdict_on,
 )
-from worker.models import Decision, Outcome, Pool, Tally, Verdict
+from worker.models import Decision, Outcome, Pool, Verdict
+from worker.seen import Tally
 from worker.store import LOST_MAX, Released, Store
 
 

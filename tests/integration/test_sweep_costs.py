@@ -34,7 +34,7 @@ def _costs(postgres: PostgresServer, template: str, *, finished: int) -> dict[st
     # It was work that was measured.
     assert did.keys() >= {
         *("released", "staged", "accepted", "revived"),
-        *("notifications", "ticks", "rollups", "evidence", "cases", "checks"),
+        *("notifications", "lines", "ticks", "rollups", "evidence", "cases", "checks"),
     }
     return {label: count / max(1, rows[label]) for label, count in pages.items()}
 

@@ -10,6 +10,7 @@ from worker.ack import check, met, parse, text
 from worker.errors import BadFieldError
 from worker.models import AckRule, BodyRule
 
+WX = "200 xml:return_code=SUCCESS"
 DEEP = b'{"code":' * 5000 + b"0" + b"}" * 5000
 
 VERDICTS: list[tuple[str, int, bytes, bool]] = [
@@ -78,6 +79,29 @@ VERDICTS: list[tuple[str, int, bytes, bool]] = [
     ("2xx json:ok=null", 200, b'{"ok": null}', True),
     ("2xx json:ok=null", 200, b"{}", False),
     ("2xx json:amount=0.1", 200, b'{"amount": 0.10}', True),
+    (WX, 200, b"<xml><return_code><![CDATA[SUCCESS]]></return_code></xml>", True),
+    (WX, 200, b"<xml>\n <return_code>SUCCESS</return_code>\n <return_msg/>\n</xml>\n", True),
+    (WX, 200, b'<?xml version="1.0"?><xml><return_code> SUCCESS </return_code></xml>', True),
+    (WX, 200, b"<xml><return_code>FAIL</return_code><return_msg>SUCCESS</return_msg></xml>", False),
+    (WX, 200, b"<xml><!-- <return_code>SUCCESS</return_code> --></xml>", False),
+    (WX, 200, b"<xml><a><return_code>SUCCESS</return_code></a></xml>", False),
+    (WX, 200, b"<xml><return_code>SUCCESS<b/></return_code></xml>", False),
+    (WX, 200, b"<xml><return_code>SUCCESS</return_code>" * 2 + b"</xml>", False),
+    (WX, 200, b"<xml>" + b"<return_code>SUCCESS</return_code>" * 2 + b"</xml>", False),
+    (WX, 200, b"<xml><return_code>success</return_code></xml>", False),
+    (WX, 500, b"<xml><return_code>SUCCESS</return_code></xml>", False),
+    (WX, 200, b"\xef\xbb\xbf<xml><return_code>SUCCESS</return_code></xml>", False),
+    (WX, 200, "<xml><return_code>SUCCESS</return_code></xml>".encode("utf-16"), False),
+    (
+        WX,
+        200,
+        b'<!DOCTYPE x [<!ENTITY s "SUCCESS">]><xml><return_code>&s;</return_code></xml>',
+        False,
+    ),
+    (WX, 200, b"<xml><return_code>SUCCESS</return_code>", False),
+    (WX, 200, b"SUCCESS", False),
+    (WX, 200, b"", False),
+    (WX, 200, b"<x>" * 9000 + b"</x>" * 9000, False),
     ("2xx json:amount=0.1", 200, b'{"amount": 0.1000000000000000055511151231257827}', False),
     ('2xx json:code="SUCCESS"', 200, b'{"code": "SUCCESS"}', True),
     ('2xx json:code="SUCCESS"', 200, b'{"code": "\\u0053UCCESS"}', True),
@@ -146,6 +170,12 @@ def test_a_hand_made_json_rule_without_a_value_is_never_met() -> None:
         ),
         ("2xx contains:a: b", AckRule(body=BodyRule.CONTAINS, expected="a: b")),
         ("2xx json:a.b = 0", AckRule(body=BodyRule.JSON, path="a.b", expected="0")),
+        (
+            "200 xml:return_code=SUCCESS",
+            AckRule(
+                statuses=((200, 200),), body=BodyRule.XML, path="return_code", expected="SUCCESS"
+            ),
+        ),
         ('2xx json:a="x=y"', AckRule(body=BodyRule.JSON, path="a", expected='"x=y"')),
     ],
 )
@@ -169,7 +199,7 @@ def test_the_one_line_form_reads_as_written(line: str, rule: AckRule) -> None:
         ("1xx", "within 200 to 999"),
         ("204-200", "within 200 to 999"),
         (",".join(["200"] * 21), "1 to 20"),
-        ("2xx equals:success", "use any, exact, iexact, contains or json"),
+        ("2xx equals:success", "use any, exact, iexact, contains, json or xml"),
         ("2xx any:success", "takes no word"),
         ("2xx exact", "needs a word"),
         ("2xx contains: ", "needs a word"),
@@ -184,6 +214,10 @@ def test_the_one_line_form_reads_as_written(line: str, rule: AckRule) -> None:
         ("2xx json:code=", "is not a JSON string"),
         ("2xx json:code={}", "is not a JSON string"),
         ("2xx json:code=NaN", "is not a JSON string"),
+        ("2xx xml", "needs an element"),
+        ("2xx xml:SUCCESS", "needs an element"),
+        ("2xx xml:a/b=SUCCESS", "needs an element"),
+        ("2xx xml:code=", "needs an element"),
         ("2xx " + " " * 5000, "is no rule"),
     ],
 )

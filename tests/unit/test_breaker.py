@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from worker.breaker import Policy, after, allowance, is_clean, is_quiet
-from worker.models import Health, Tally
+from worker.seen import Health, Tally
 
 POLICY = Policy()
 CAP = 100

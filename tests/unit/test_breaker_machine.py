@@ -15,7 +15,7 @@ from hypothesis.stateful import (
 )
 
 from worker.breaker import Policy, after, allowance, is_clean, is_quiet
-from worker.models import Health, Tally
+from worker.seen import Health, Tally
 
 POLICY = Policy(failures=4, minimum=8, window_s=20.0, open_s=10.0, open_max_s=35.0)
 

@@ -17,15 +17,17 @@ from worker.bootstrap import ROOT
 _LAYERS = tuple(
     line.split()
     for line in """
-        errors clock masking plain_text telemetry lifeline bootstrap
-        models views settings route_facts
-        states retry ack guard breaker routes evidence payload fields berths shape sealing \
-            signers.* columns tables* database schema statements store_rows endpoint_rows unheard \
-            heads migrations.*
-        store* holds endpoint* transport connections wire identity bells mailbox doorbell \
-            after_commit embedded lookup lanes drafts intake* route_rows route_board
-        client inbox deliver judging settler rollup incidents tick timeline quarantine \
-            deadletters alert* audit broker ping
+        errors clock masking plain_text telemetry lifeline bootstrap receiver_kit
+        models seen route_facts views settings
+        states retry ack guard breaker routes evidence payload fields money field_* berths shape \
+            sealing signers.* columns tables* database schema statements ordering* store_rows \
+            endpoint_rows unheard heads migrations.* freeze_rules csv_text
+        store* holds freeze_* freezes endpoint* profile* transport connections wire identity \
+            bells mailbox doorbell after_commit embedded lookup lanes drafts intake* \
+            missed_cursor missed route_rows route_board
+        client inbox deliver judging settler rollup incidents tick timeline as_sent quarantine \
+            deadletters alert* audit broker ping witness freezer resealing \
+            missed_proof missed_file
         runtime selfcheck
         app
         tasks
@@ -37,8 +39,8 @@ _LAYERS = tuple(
 )
 # Rules and facts: the same answer for the same arguments, so they may touch nothing outside.
 _PURE = (
-    "models states retry ack guard breaker routes route_facts payload fields shape heads store_rows"
-    " signers.* masking endpoint_routes"
+    "models seen states retry ack guard breaker routes route_facts freeze_rules payload fields "
+    "money field_* shape heads endpoint_routes store_rows signers.* masking"
 )
 _OUTSIDE = {
     *("sqlalchemy", "psycopg", "sqlite3", "redis", "celery", "kombu", "pycurl", "requests"),

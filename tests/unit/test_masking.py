@@ -90,6 +90,21 @@ def test_order_numbers_and_timestamps_are_left_alone() -> None:
     assert len(hidden) <= len(numbers) / 1000, hidden[:10]
 
 
+@pytest.mark.parametrize("line_break", ["\n", "\\n", "\r\n"])
+def test_a_private_key_is_hidden_and_what_stands_behind_it_is_not(line_break: str) -> None:
+    lines = (
+        "-----BEGIN RSA PRIVATE KEY-----",
+        "MIIEow+/",
+        "IBAAK=",
+        "-----END RSA PRIVATE KEY-----",
+    )
+    shown = mask(f"key {line_break.join(lines)} of order A1001")
+    assert "MIIE" not in shown
+    assert "IBAAK" not in shown
+    assert shown.endswith("of order A1001")
+    assert "IBAAK" not in mask(line_break.join(lines[:3]))
+
+
 SECRET = "Zx9-topSecretValue_77"
 
 
@@ -98,6 +113,7 @@ SECRET = "Zx9-topSecretValue_77"
     [
         f"whsec_{SECRET}",
         f"key=whsec_{SECRET}%2B%3D",
+        f"whsk_{SECRET}",
         f"Authorization: Bearer {SECRET}",
         f"authorization={SECRET}",
         f'{{"Authorization": "Basic {SECRET}"}}',

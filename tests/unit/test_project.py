@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import __main__ as everything
 from worker.bootstrap import ROOT, is_built
 
 _LOCK = ROOT / "config" / "requirements.lock"
@@ -129,6 +130,11 @@ def test_a_venv_is_used_again_only_when_finished_from_this_lock(
     if change == "lock":
         lock.write_text("one==2\n")
     assert is_built(venv, lock) is (change == "none")
+
+
+@pytest.mark.parametrize("code", [0, 2, 3, -9])
+def test_only_a_run_that_got_to_its_end_is_looked_at_again(code: int) -> None:
+    assert everything._second_look(("tests", code, 1.0)) == ("tests", code, 1.0)
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from standardwebhooks import Webhook
 
 from worker.errors import BadFieldError
-from worker.models import Secret
+from worker.models import Encoding, Secret
 from worker.signers.contract import Message, Shaped
 from worker.signers.registry import find, names
 
@@ -101,6 +101,17 @@ def test_the_reference_library_accepts_a_fresh_message_under_either_live_secret(
     )
     for secret in (OTHER_SECRET, VECTOR_SECRET):
         Webhook(secret).verify(shaped.body, dict(shaped.headers))
+
+
+def test_the_signature_covers_encoded_fields() -> None:
+    fields = (("order_no", "A1"), ("name", "会员"))
+    for encoding in (Encoding.FORM, Encoding.JSON, Encoding.XML):
+        shaped = SCHEME.shape(
+            message(signed_at=int(time.time()), encoding=encoding, fields=fields, body=b"{}")
+        )
+        assert verifies(shaped, VECTOR_SECRET)
+        assert b"A1" in shaped.body
+        assert encoding.value in dict(shaped.headers)["content-type"]
 
 
 @given(keys, ids, st.binary(max_size=400), times)
@@ -255,7 +266,7 @@ def test_every_name_is_found_and_always_the_same_scheme() -> None:
 
 @pytest.mark.parametrize(
     ("name", "says"),
-    [("standard-webhook", "did you mean standard-webhooks?"), ("zzz", "there are: standard-web")],
+    [("standard-webhook", "did you mean standard-webhooks?"), ("zzz", "there are: ")],
 )
 def test_an_unknown_name_is_refused_with_the_known_ones(name: str, says: str) -> None:
     with pytest.raises(BadFieldError, match=r"^scheme: no scheme") as refused:

@@ -8,6 +8,9 @@ from worker.models import State
 from worker.states import EDGES, FINAL, may_move
 
 DRAWN = {
+    ("blocked", "pending"),
+    ("blocked", "waiting"),
+    ("blocked", "cancelled"),
     ("waiting", "pending"),
     ("waiting", "cancelled"),
     ("waiting", "dead"),
@@ -20,6 +23,7 @@ DRAWN = {
     ("sending", "dead"),
     ("dead", "pending"),
     ("dead", "waiting"),
+    ("dead", "blocked"),
     ("dead", "cancelled"),
 }
 

@@ -5,7 +5,7 @@ Must never show a secret, a signature or a payload in a ``repr``.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from worker.models import Encoding, Secret
 
@@ -25,7 +25,8 @@ class Message:
         secrets: live secrets, newest first; two while one is being replaced.
         encoding: how ``fields`` travel; ``RAW`` sends ``body`` as it is.
         fields: what the merchant is told, names and unencoded values in order; empty for
-            ``RAW``. A scheme signs these and adds its own.
+            ``RAW``. A scheme signs these and adds its own. A value may be a ``Bare`` of
+            ``encoding.py``: JSON writes it without quotes.
         options: what the endpoint chose about the scheme (header name, prefix, key id …).
     """
 
@@ -76,6 +77,13 @@ class Scheme(Protocol):
                 scheme cannot use); it never will be, so it is unsendable.
         """
 
+    def check_options(self, encoding: Encoding, options: Mapping[str, str]) -> None:
+        """Refuse an encoding or options this scheme cannot sign with; ``options.py`` helps.
+
+        Raises:
+            BadFieldError: field ``encoding`` or ``options.NAME``.
+        """
+
     def new_secret(self) -> str:
         """Make a secret from the system's randomness, as text for the merchant."""
 
@@ -84,4 +92,16 @@ class Scheme(Protocol):
 
         Raises:
             BadFieldError: field ``secret``; never quotes the value.
+        """
+
+
+@runtime_checkable
+class KeyPair(Scheme, Protocol):
+    """A scheme whose secret must stay with us: merchants are given what only verifies."""
+
+    def for_merchant(self, value: str) -> str:
+        """Return what the merchant of this secret is given.
+
+        Raises:
+            BadFieldError: field ``secret``; it is none.
         """

@@ -9,14 +9,20 @@ import base64
 import binascii
 import hashlib
 import secrets
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Protocol, Self
 
 from worker.errors import BadFieldError
+from worker.models import Encoding
 from worker.signers.contract import Message, Shaped
+from worker.signers.encoding import encoded
+from worker.signers.options import check_known
 
 _PREFIX = "whsec_"
 _KEY_MIN, _KEY_MAX, _KEY_NEW = 24, 64, 32
+_RAW = Encoding.RAW
+BODIES = (Encoding.RAW, Encoding.JSON, Encoding.FORM, Encoding.XML)
 _BLOCK = 64  # bytes SHA-256 works on at a time
 _INNER = bytes(byte ^ 0x36 for byte in range(256))
 _OUTER = bytes(byte ^ 0x5C for byte in range(256))
@@ -41,27 +47,15 @@ class StandardWebhooks:
         Raises:
             BadFieldError: no live secret, one that is no key, or an id with a dot in it.
         """
-        message_id = message.message_id
-        if "." in message_id:
-            # id.timestamp.body could be cut at another dot and mean another message.
-            raise BadFieldError("message_id", "must not contain a dot")
-        if not message.secrets:
-            raise BadFieldError("secret", "the endpoint has no live secret; rotate it to make one")
-        timestamp = str(message.signed_at)
-        signed = f"{message_id}.{timestamp}.".encode() + message.body
-        signature = " ".join([_signature(secret.value, signed) for secret in message.secrets])
-        return Shaped(
-            method=message.method,
-            url=message.url,
-            headers=(
-                ("content-type", message.content_type),
-                ("webhook-id", message_id),
-                ("webhook-timestamp", timestamp),
-                ("webhook-signature", signature),
-                *message.headers,
-            ),
-            body=message.body,
-        )
+        return signed_with(message, _signature)
+
+    def check_options(self, encoding: Encoding, options: Mapping[str, str]) -> None:
+        """Take whatever has a body.
+
+        Raises:
+            BadFieldError: field ``encoding`` or ``options.NAME``.
+        """
+        check_known(encoding, options, {}, encodings=BODIES, scheme=self.name)
 
     def new_secret(self) -> str:
         """Make a secret of 32 random bytes.
@@ -79,6 +73,39 @@ class StandardWebhooks:
             BadFieldError: field ``secret``; never quotes the value.
         """
         _key(value)
+
+
+def signed_with(message: Message, signature: Callable[[str, bytes], str]) -> Shaped:
+    """Shape one attempt whose signatures are made by ``signature(secret, signed)``.
+
+    Raises:
+        BadFieldError: no live secret, one that is no key, or an id with a dot in it.
+    """
+    message_id = message.message_id
+    if "." in message_id:
+        # id.timestamp.body could be cut at another dot and mean another message.
+        raise BadFieldError("message_id", "must not contain a dot")
+    if not message.secrets:
+        raise BadFieldError("secret", "the endpoint has no live secret; rotate it to make one")
+    timestamp = str(message.signed_at)
+    content_type, body = message.content_type, message.body
+    if message.encoding is not _RAW:
+        carried = encoded(message, message.fields)
+        content_type, body = carried.headers[0][1], carried.body
+    signed = f"{message_id}.{timestamp}.".encode() + body
+    signatures = " ".join([signature(secret.value, signed) for secret in message.secrets])
+    return Shaped(
+        method=message.method,
+        url=message.url,
+        headers=(
+            ("content-type", content_type),
+            ("webhook-id", message_id),
+            ("webhook-timestamp", timestamp),
+            ("webhook-signature", signatures),
+            *message.headers,
+        ),
+        body=body,
+    )
 
 
 def _signature(secret: str, signed: bytes) -> str:
