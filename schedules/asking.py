@@ -5,7 +5,7 @@ change anything here but what closing an expired order changes at its channel.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -25,6 +25,9 @@ from schedules.route_book import RouteBook
 from worker import clock, telemetry
 
 _NO_ROUTE = ""
+# What comes this soon after the first answer is handed out with it: writing several down costs
+# hardly more than one.
+_TOGETHER_S = 0.02
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,8 +89,8 @@ class Asker:
 
     def ask(
         self, questions: Mapping[str, Sequence[Question]], instant: Instant
-    ) -> Iterator[Answered]:
-        """Ask all of them; hands the answers out as they come.
+    ) -> Iterator[list[Answered]]:
+        """Ask all of them; hands the answers out as they come, together what came together.
 
         Args:
             questions: by channel.
@@ -99,23 +102,23 @@ class Asker:
         """
         by = instant.now() + timedelta(seconds=self._budget_s)
         with ExitStack() as pools:
-            waiting: list[Future[Answered | None]] = []
+            waiting: set[Future[Answered | None]] = set()
             lines: list[Line] = []
             for name, asked in questions.items():
                 channel = self._channels.get(name)
                 if channel is None:
-                    yield from map(_of_no_channel, asked)
+                    yield list(map(_of_no_channel, asked))
                     continue
                 line = Line(channel, self._book, instant, expected=len(asked), wait=self._wait)
                 lines.append(line)
                 threads = max(1, min(self._threads, len(asked)))
                 pool = pools.enter_context(ThreadPoolExecutor(threads, "paynotify-channel"))
-                one = _One(line, instant, by, close_by=by + timedelta(seconds=self._budget_s))
-                waiting += [pool.submit(one.ask, question) for question in asked]
-            for done in as_completed(waiting):
-                answered = done.result()
-                if answered is not None:
-                    yield answered
+                asking = _One(line, instant, by, close_by=by + timedelta(seconds=self._budget_s))
+                waiting |= {pool.submit(asking.ask, question) for question in asked}
+            while waiting:
+                wait(waiting, return_when=FIRST_COMPLETED)
+                done, waiting = wait(waiting, timeout=_TOGETHER_S)
+                yield [answered for one in done if (answered := one.result()) is not None]
             for line in lines:
                 line.close()
 

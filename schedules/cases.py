@@ -102,29 +102,40 @@ class Filters:
     open_only: bool = True
 
 
-def see(tx: Connection, found: Disagreement, *, now: datetime) -> bool:
-    """Open a case, or count that it was seen again; True when it is new.
+def see(tx: Connection, *found: Disagreement, now: datetime) -> int:
+    """Open cases, or count that they were seen again; returns how many are new.
 
     What a person has resolved stays resolved for as long as the facts are the same.
+
+    Args:
+        tx: the caller's.
+        found: no two of one reason and subject.
+        now: the database's time.
     """
-    facts = _json(found.facts)
-    if _settled(tx, found, facts):
-        return False
-    values = _values(found, facts) | {"opened_at": now, "seen_at": now}
+    settled = _settled(tx, found)
+    values = [
+        _values(one, facts) | {"opened_at": now, "seen_at": now}
+        # In the order of their key, so that two of us do not wait for each other in a circle.
+        for one in sorted(found, key=lambda one: (one.reason, one.kind, one.subject_no))
+        if (one.reason, one.kind, one.subject_no, facts := _json(one.facts)) not in settled
+    ]
+    if not values:
+        return 0
     dialect = postgresql if tx.dialect.name == "postgresql" else sqlite
     statement: Any = dialect.insert(recon_case).values(values)
+    said = statement.excluded
     statement = statement.on_conflict_do_update(
         index_elements=["reason", "kind", "subject_no"],
         index_where=recon_case.c.resolved_at.is_(None),
         set_={
             "times_seen": recon_case.c.times_seen + 1,
-            "seen_at": now,
-            "facts": facts,
-            "suggestion": found.suggestion,
-            "evidence_id": found.evidence_id,
+            "seen_at": said.seen_at,
+            "facts": said.facts,
+            "suggestion": said.suggestion,
+            "evidence_id": said.evidence_id,
         },
     ).returning(recon_case.c.times_seen)
-    return bool(tx.execute(statement).scalar_one() == 1)
+    return list(tx.scalars(statement)).count(1)
 
 
 def record(tx: Connection, found: Disagreement, *, now: datetime, resolution: str) -> None:
@@ -254,16 +265,18 @@ def resolve(tx: Connection, case_id: int, *, who: str, why: str) -> Case:
     return get(tx, case_id)
 
 
-def _settled(tx: Connection, found: Disagreement, facts: str) -> bool:
-    query = select(recon_case.c.id).where(
-        recon_case.c.subject_no == found.subject_no,
-        recon_case.c.kind == found.kind,
-        recon_case.c.reason == found.reason,
+def _settled(tx: Connection, found: Collection[Disagreement]) -> set[tuple[str, str, str, str]]:
+    """Return reason, kind, subject and facts of what people have resolved of these subjects."""
+    if not found:
+        return set()
+    query = select(
+        recon_case.c.reason, recon_case.c.kind, recon_case.c.subject_no, recon_case.c.facts
+    ).where(
+        recon_case.c.subject_no.in_(sorted({one.subject_no for one in found})),
         recon_case.c.resolved_at.is_not(None),
         recon_case.c.resolved_by != OURSELVES,
-        recon_case.c.facts == facts,
     )
-    return tx.scalar(query.limit(1)) is not None
+    return {(row.reason, row.kind, row.subject_no, row.facts) for row in tx.execute(query)}
 
 
 def _values(found: Disagreement, facts: str) -> dict[str, object]:

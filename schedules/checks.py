@@ -4,12 +4,12 @@ Works in the caller's transaction, with the time it is given: the database's. Mu
 twice, nor let an answer count for a question that somebody else has settled since.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, select, update
+from sqlalchemy import Connection, Row, bindparam, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from schedules import windows
@@ -141,32 +141,42 @@ class Checks:
         order = (check.c.next_check_at, check.c.id)
         return [_read(row) for row in tx.execute(query.order_by(*order).limit(limit))]
 
-    def hold(self, tx: Connection, seen: Check) -> bool:
-        """Lock a row for this transaction; False when it is no longer as it was seen."""
-        query = select(check.c.id).where(_as_seen(seen)).with_for_update()
-        return tx.scalar(query) is not None
+    def hold(self, tx: Connection, seen: Collection[Check]) -> set[int]:
+        """Lock rows for this transaction; returns the ids of those that still are as seen."""
+        # By id, so that two of us do not wait for each other in a circle.
+        query = (
+            select(check.c.id, check.c.checks)
+            .where(check.c.id.in_(sorted(one.id for one in seen)), check.c.finished_at.is_(None))
+            .order_by(check.c.id)
+            .with_for_update()
+        )
+        now = {row.id: row.checks for row in tx.execute(query)}
+        return {one.id for one in seen if now.get(one.id) == one.checks}
 
     def put_off(
-        self, tx: Connection, seen: Check, *, now: datetime, unknown: bool = False
-    ) -> datetime:
-        """Write when it is asked about again; returns that time.
+        self, tx: Connection, seen: Collection[Check], *, now: datetime, unknown: bool = False
+    ) -> None:
+        """Write when they are asked about again.
 
         Args:
-            tx: in which it is held.
-            seen: as it was read.
+            tx: in which they are held.
+            seen: as they were read.
             now: the database's time.
-            unknown: the answer said nothing.
+            unknown: the answers said nothing.
         """
-        unknowns = seen.unknowns + 1 if unknown else 0
-        at = windows.next_check(
-            seen.kind, seen.placed_at, now=now, luck=self._luck(), unknowns=unknowns
-        )
-        tx.execute(
-            update(check)
-            .where(_as_seen(seen))
-            .values(next_check_at=at, checks=seen.checks + 1, unknowns=unknowns)
-        )
-        return at
+        values = []
+        for one in seen:
+            unknowns = one.unknowns + 1 if unknown else 0
+            at = windows.next_check(
+                one.kind, one.placed_at, now=now, luck=self._luck(), unknowns=unknowns
+            )
+            values.append(_as_seen(one) | {"next_check_at": at, "unknowns": unknowns})
+        _write(tx, values)
+
+    def leave(self, tx: Connection, seen: Check, *, now: datetime) -> None:
+        """Ask again in a minute, whatever its window: the answer could not be written down."""
+        at = windows.first_check(now, luck=self._luck())
+        _write(tx, [_as_seen(seen) | {"next_check_at": at}])
 
     def follow(
         self, tx: Connection, seen: Check, *, channel: str, placed_at: datetime, now: datetime
@@ -181,29 +191,44 @@ class Checks:
             now: the database's time.
         """
         first_at = windows.first_check(placed_at, luck=self._luck())
-        tx.execute(
-            update(check)
-            .where(_as_seen(seen))
-            .values(
-                channel=channel,
-                placed_at=placed_at,
-                next_check_at=max(now, first_at),
-                checks=seen.checks + 1,
-                unknowns=0,
-            )
+        values = {
+            "channel": channel,
+            "placed_at": placed_at,
+            "next_check_at": max(now, first_at),
+            "unknowns": 0,
+        }
+        _write(tx, [_as_seen(seen) | values])
+
+    def finish(self, tx: Connection, ends: Collection[tuple[Check, str]], *, now: datetime) -> None:
+        """Ask no more about them, each for its reason."""
+        _write(
+            tx,
+            [
+                _as_seen(seen) | {"finished_at": now, "finished_because": because}
+                for seen, because in ends
+            ],
         )
 
-    def finish(self, tx: Connection, seen: Check, *, now: datetime, because: str) -> None:
-        """Ask no more about it."""
-        tx.execute(
-            update(check)
-            .where(_as_seen(seen))
-            .values(finished_at=now, finished_because=because, checks=seen.checks + 1)
-        )
+
+# Counted on with every write: what fences a late answer off.
+_WRITE = (
+    update(check)
+    .where(
+        check.c.id == bindparam("seen_id"),
+        check.c.checks == bindparam("seen_checks"),
+        check.c.finished_at.is_(None),
+    )
+    .values(checks=check.c.checks + 1)
+)
 
 
-def _as_seen(seen: Check) -> Any:
-    return and_(check.c.id == seen.id, check.c.checks == seen.checks, check.c.finished_at.is_(None))
+def _as_seen(seen: Check) -> dict[str, object]:
+    return {"seen_id": seen.id, "seen_checks": seen.checks}
+
+
+def _write(tx: Connection, rows: Sequence[dict[str, object]]) -> None:
+    if rows:
+        tx.execute(_WRITE, rows)
 
 
 def _read(row: Row[Any]) -> Check:

@@ -1,49 +1,53 @@
-"""Carries a channel's answer out: order, notification, evidence, case, next question, at once.
+"""Carries channels' answers out: order, notification, evidence, case, next question, at once.
 
-One transaction per order. Killed before its commit nothing has happened and the question is asked
-again; after it everything has. Must never judge an answer by an order that changed while the
-channel was asked.
+One transaction for a group of answers, each about another order. Killed before its commit nothing
+has happened and the questions are asked again; after it everything has. Must never judge an answer
+by an order that changed while the channel was asked.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from typing import TypeVar
 
 from sqlalchemy import Connection
 
-from schedules import cases, notices, proof, windows
-from schedules.asking import Answered, Question
+from schedules import cases, proof, windows
+from schedules.asking import Answered
 from schedules.checks import TOO_OLD, Check, Checks
-from schedules.decisions import CaseReason, Decision, Then, decide
+from schedules.decisions import decide
+from schedules.order_pages import pages_of
 from schedules.order_states import WAS_PAID
 from schedules.ports import Order, OrderPort, Refund, RefundState
-from schedules.proof import Proof
-from schedules.refund_decisions import decide_refund
+from schedules.refund_decisions import decide_refund, overdone
+from schedules.sequels import Judged, Sequels
 from worker.client import Notifier
-from worker.errors import BadFieldError, EventKeyConflictError, NotFoundError
 
 OVERTAKEN = "overtaken"
 CHANGED = "changed_meanwhile"
 MOVED = "channel_changed"
 GONE = "gone"
-NOT_TOLD = (
-    "The merchant was not told: put its endpoints right; the compensation sweep tells it then."
-)
+
+Row = TypeVar("Row", Order, Refund)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Judged:
-    """A decision with its proof.
+@dataclass(slots=True, kw_only=True)
+class _Work:
+    """One answer, what it is about as it is now, and what became of it.
 
     Attributes:
-        moved: what was written; empty when nothing was.
-        lost: the order was no longer as it had been read.
+        done: for counting; empty for as long as it has to be judged.
     """
 
-    decision: Decision
-    proof: Proof
-    moved: str = ""
-    lost: bool = False
+    answered: Answered
+    order: Order | None = None
+    refund: Refund | None = None
+    done: str = ""
+
+    @property
+    def seen(self) -> Check:
+        """What is asked about, as it was read."""
+        return self.answered.question.check
 
 
 class Corrector:
@@ -56,39 +60,32 @@ class Corrector:
     """
 
     def __init__(self, orders: OrderPort, checks: Checks, notifier: Notifier) -> None:
-        self._orders, self._checks, self._notifier = orders, checks, notifier
+        self._orders, self._checks = pages_of(orders), checks
+        self._sequels = Sequels(self._orders, checks, notifier)
 
-    def apply(self, tx: Connection, answered: Answered, *, now: datetime) -> str:
-        """Carry an answer out in this transaction; returns what was done, for counting.
+    def apply(self, tx: Connection, answers: Sequence[Answered], *, now: datetime) -> list[str]:
+        """Carry answers out in this transaction; returns what was done with each, for counting.
+
+        None waits for an order that somebody else holds: that is an error at once.
 
         Args:
-            tx: of nobody else; committed by the caller.
-            answered: by the channel.
+            tx: of nobody else; committed by the caller, rolled back after any error.
+            answers: about as many orders.
             now: the database's time.
 
         Raises:
-            BadFieldError: the host's row does not fit its description any more.
+            BadFieldError: a row of the host does not fit its description any more.
         """
-        question, seen = answered.question, answered.question.check
-        if not self._checks.hold(tx, seen):
-            return OVERTAKEN
-        order = self._orders.get(tx, question.order.order_no)
-        refund = question.refund and self._orders.refund(tx, question.refund.refund_no)
-        if order is None or (question.refund is not None and refund is None):
-            self._checks.finish(tx, seen, now=now, because=GONE)
-            return GONE
-        if self.follow(tx, seen, order, refund, now=now):
-            return MOVED
-        if _essence(order, refund) != _essence(question.order, question.refund):
-            # A callback came in while we asked: the answer is older than what we have.
-            self._checks.put_off(tx, seen, now=now)
-            return CHANGED
-        if refund is None:
-            judged = self._order(tx, answered, order, now)
-        else:
-            judged = self._refund(tx, answered, order, refund, now)
-        self._write_down(tx, question, judged, now)
-        return judged.decision.ruling.value
+        works = [_Work(answered=answered) for answered in answers]
+        self._hold(tx, works)
+        if not _open(works):
+            return [work.done for work in works]
+        self._read(tx, _open(works))
+        self._sort_out(tx, _open(works), now)
+        judged = self._judge(tx, _open(works), now)
+        self._move(tx, judged)
+        self._sequels.write(tx, judged, now=now)
+        return [work.done for work in works]
 
     def follow(
         self, tx: Connection, seen: Check, order: Order, refund: Refund | None, *, now: datetime
@@ -105,136 +102,153 @@ class Corrector:
 
     def put_off(self, tx: Connection, seen: Check, problem: str, *, now: datetime) -> None:
         """Ask about what cannot be judged later and later, and make it a case."""
-        if not self._checks.hold(tx, seen):
+        if not self._checks.hold(tx, [seen]):
             return
         if windows.is_too_old(seen.kind, seen.placed_at, now=now):
-            self._checks.finish(tx, seen, now=now, because=TOO_OLD)
+            self._checks.finish(tx, [(seen, TOO_OLD)], now=now)
         else:
-            self._checks.put_off(tx, seen, now=now, unknown=True)
+            self._checks.put_off(tx, [seen], now=now, unknown=True)
         cases.see(tx, proof.unreadable(seen, "", problem), now=now)
 
-    def _order(self, tx: Connection, answered: Answered, order: Order, now: datetime) -> _Judged:
-        finding = answered.finding
-        assert finding is not None  # noqa: S101 - for the type checker
-        decision = decide(
-            order,
-            finding,
-            now=now,
-            policy=answered.question.policy,
-            refunds=self._refunds(tx, order),
-            close_asked=answered.before_close is not None,
-            unknowns=answered.question.check.unknowns,
-        )
-        judged = _Judged(decision=decision, proof=proof.of_order(answered, finding, order))
-        if decision.to is None:
-            return judged
-        if not self._orders.move(tx, order, decision.to, finding):
-            return replace(judged, lost=True)
-        return replace(judged, moved=f"{order.state} -> {decision.to}")
+    def leave(self, tx: Connection, seen: Check, *, now: datetime) -> None:
+        """Ask again soon about what somebody else holds."""
+        if self._checks.hold(tx, [seen]):
+            self._checks.leave(tx, seen, now=now)
 
-    def _refunds(self, tx: Connection, order: Order) -> Sequence[Refund] | None:
-        # An order that was never paid has none.
-        return self._orders.refunds_of(tx, order.order_no) if order.state in WAS_PAID else None
+    def _hold(self, tx: Connection, works: Sequence[_Work]) -> None:
+        held = self._checks.hold(tx, [work.seen for work in works])
+        for work in works:
+            if work.seen.id not in held:
+                work.done = OVERTAKEN
 
-    def _refund(
-        self, tx: Connection, answered: Answered, order: Order, refund: Refund, now: datetime
-    ) -> _Judged:
-        finding = answered.refund_finding
-        assert finding is not None  # noqa: S101 - for the type checker
-        decision = decide_refund(
-            refund,
-            finding,
-            currency=order.currency,
-            now=now,
-            policy=answered.question.policy,
-            unknowns=answered.question.check.unknowns,
-        )
-        judged = _Judged(decision=decision, proof=proof.of_refund(answered, finding, order, refund))
-        if decision.refund_to is None:
-            return judged
-        if not self._orders.move_refund(tx, refund, decision.refund_to):
-            return replace(judged, lost=True)
-        if decision.refund_to is RefundState.SUCCESS and self._too_much(tx, order, refund):
-            judged = replace(judged, decision=_overdone(decision))
-        return replace(judged, moved=f"{refund.state} -> {decision.refund_to}")
+    def _read(self, tx: Connection, works: Sequence[_Work]) -> None:
+        questions = [work.answered.question for work in works]
+        orders = self._orders.get_many(tx, {one.order.order_no for one in questions})
+        refund_nos = {one.refund.refund_no for one in questions if one.refund is not None}
+        refunds = self._orders.get_refunds(tx, refund_nos) if refund_nos else {}
+        for work, one in zip(works, questions, strict=True):
+            work.order = _readable(orders.get(one.order.order_no))
+            if one.refund is not None:
+                work.refund = _readable(refunds.get(one.refund.refund_no))
 
-    def _too_much(self, tx: Connection, order: Order, refund: Refund) -> bool:
-        """Tell whether more went back than was paid; ``order`` as it was before."""
-        known = self._orders.refunds_of(tx, order.order_no) or ()
-        done = sum(one.amount_minor for one in known if one.state is RefundState.SUCCESS)
-        return max(done, order.refunded_minor + refund.amount_minor) > order.amount_minor
+    def _sort_out(self, tx: Connection, works: Sequence[_Work], now: datetime) -> None:
+        """Put aside what is not what the channel was asked about any more."""
+        gone: list[tuple[Check, str]] = []
+        changed: list[Check] = []
+        for work in works:
+            one = work.answered.question
+            if work.order is None or (one.refund is not None and work.refund is None):
+                work.done = GONE
+                gone.append((work.seen, GONE))
+            elif self.follow(tx, work.seen, work.order, work.refund, now=now):
+                work.done = MOVED
+            elif _essence(work.order, work.refund) != _essence(one.order, one.refund):
+                # A callback came in while we asked: the answer is older than what we have.
+                work.done = CHANGED
+                changed.append(work.seen)
+        self._checks.finish(tx, gone, now=now)
+        self._checks.put_off(tx, changed, now=now)
 
-    def _write_down(
-        self, tx: Connection, question: Question, judged: _Judged, now: datetime
-    ) -> None:
-        decision = judged.decision
-        told, problem = "", ""
-        if decision.event and not judged.lost:
-            told, problem = self._tell(tx, question, decision.event)
-        did = "; ".join(part for part in (judged.moved, told, problem) if part)
-        row_id = judged.proof.keep(
-            tx, decision=decision.ruling, done="lost to another change" if judged.lost else did
-        )
-        if judged.lost:
-            self._checks.put_off(tx, question.check, now=now)
-            return
-        self._see(tx, judged, problem, row_id, now)
-        self._schedule(tx, question.check, decision, now)
-
-    def _tell(self, tx: Connection, question: Question, event: str) -> tuple[str, str]:
-        """Enqueue the event; returns what was done and what kept us from it."""
-        order = self._orders.get(tx, question.order.order_no)
-        assert order is not None  # noqa: S101 - we hold it
-        if question.refund is None:
-            made = notices.of_order(order, event)
-        else:
-            made = notices.of_refund(order, question.refund, event)
-        try:
-            [ids] = self._notifier.enqueue_many(tx, (made,))
-        except EventKeyConflictError as error:
-            # The host has told the merchant itself, in its own words.
-            return f"told before by notification {error.notification_id}", ""
-        except (NotFoundError, BadFieldError) as error:
-            return "", str(error)[:500]
-        return ("told by " + ", ".join(map(str, ids))) if ids else "no endpoint wants it", ""
-
-    def _see(
-        self, tx: Connection, judged: _Judged, problem: str, row_id: int, now: datetime
-    ) -> None:
-        decision, shown = judged.decision, judged.proof
-        if decision.case is not None:
-            found = shown.case(decision.case, decision.suggestion, row_id)
-            if decision.recorded:
-                cases.record(tx, found, now=now, resolution=decision.suggestion)
+    def _judge(self, tx: Connection, works: Sequence[_Work], now: datetime) -> list[Judged]:
+        refunds = self._refunds(tx, works)
+        judged = []
+        for work in works:
+            assert work.order is not None  # noqa: S101 - sorted out before
+            if work.refund is None:
+                of_order = None if refunds is None else refunds.get(work.order.order_no, ())
+                one = _judged_order(work.answered, work.order, of_order, now)
             else:
-                cases.see(tx, found, now=now)
-        if problem:
-            facts: proof.Facts = {"event": decision.event, "problem": problem}
-            cases.see(tx, shown.case(CaseReason.NOT_NOTIFIED, NOT_TOLD, row_id, facts), now=now)
-        seen = shown.seen
-        # What any answer heals is only there after answers that said nothing.
-        if decision.then is Then.OVER or judged.moved or seen.unknowns:
-            cases.heal(tx, seen.kind, (seen.subject_no,), decision.heals, now=now)
+                one = _judged_refund(work.answered, work.order, work.refund, now)
+            work.done = one.decision.ruling.value
+            judged.append(one)
+        return judged
 
-    def _schedule(self, tx: Connection, seen: Check, decision: Decision, now: datetime) -> None:
-        if decision.then is not Then.OVER:
-            self._checks.put_off(tx, seen, now=now, unknown=decision.then is Then.LATER)
+    def _refunds(
+        self, tx: Connection, works: Sequence[_Work]
+    ) -> Mapping[str, Sequence[Refund]] | None:
+        """Read the refunds of orders that are asked about; one that was never paid has none."""
+        paid = {
+            work.order.order_no
+            for work in works
+            if work.order is not None and work.refund is None and work.order.state in WAS_PAID
+        }
+        return self._orders.refunds_of_many(tx, paid) if paid else {}
+
+    def _move(self, tx: Connection, judged: Sequence[Judged]) -> None:
+        orders = [(one, move) for one in judged if (move := one.order_move) is not None]
+        if orders:
+            moved = self._orders.move_many(tx, [move for _, move in orders], wait=False)
+            for one, move in orders:
+                one.moved = f"{move.order.state} -> {move.to}"
+                one.lost = move.order.order_no not in moved
+        refunds = [(one, back) for one in judged if (back := one.refund_move) is not None]
+        if refunds:
+            moved = self._orders.move_refunds(tx, [back for _, back in refunds], wait=False)
+            for one, back in refunds:
+                one.moved = f"{back.refund.state} -> {back.to}"
+                one.lost = back.refund.refund_no not in moved
+            self._weigh(tx, [one for one, _ in refunds if not one.lost])
+
+    def _weigh(self, tx: Connection, judged: Sequence[Judged]) -> None:
+        """Find orders of which more went back now than was paid."""
+        done = [one for one in judged if one.decision.refund_to is RefundState.SUCCESS]
+        if not done:
             return
-        too_old = windows.is_too_old(seen.kind, seen.placed_at, now=now)
-        because = TOO_OLD if too_old else decision.ruling.value
-        self._checks.finish(tx, seen, now=now, because=because)
+        known = self._orders.refunds_of_many(tx, {one.order.order_no for one in done}) or {}
+        for one in done:
+            if _too_much(one, known.get(one.order.order_no, ())):
+                one.decision = overdone(one.decision)
 
 
-def _overdone(decision: Decision) -> Decision:
-    return replace(
-        decision,
-        case=CaseReason.REFUND_MISMATCH,
-        suggestion=(
-            "The refunds of the order are more than it was paid: look them up at the channel and "
-            "take back what was refunded twice."
-        ),
-        heals=decision.heals - {CaseReason.REFUND_MISMATCH},
+def _open(works: Sequence[_Work]) -> list[_Work]:
+    return [work for work in works if not work.done]
+
+
+def _readable(found: Row | Exception | None) -> Row | None:
+    if isinstance(found, Exception):
+        raise found
+    return found
+
+
+def _judged_order(
+    answered: Answered, order: Order, refunds: Sequence[Refund] | None, now: datetime
+) -> Judged:
+    finding = answered.finding
+    assert finding is not None  # noqa: S101 - for the type checker
+    decision = decide(
+        order,
+        finding,
+        now=now,
+        policy=answered.question.policy,
+        refunds=refunds,
+        close_asked=answered.before_close is not None,
+        unknowns=answered.question.check.unknowns,
     )
+    shown = proof.of_order(answered, finding, order)
+    return Judged(decision=decision, proof=shown, order=order, finding=finding)
+
+
+def _judged_refund(answered: Answered, order: Order, refund: Refund, now: datetime) -> Judged:
+    finding = answered.refund_finding
+    assert finding is not None  # noqa: S101 - for the type checker
+    decision = decide_refund(
+        refund,
+        finding,
+        currency=order.currency,
+        now=now,
+        policy=answered.question.policy,
+        unknowns=answered.question.check.unknowns,
+    )
+    shown = proof.of_refund(answered, finding, order, refund)
+    return Judged(decision=decision, proof=shown, order=order, refund=refund)
+
+
+def _too_much(judged: Judged, known: Sequence[Refund]) -> bool:
+    """Tell whether more went back than was paid; the order stands as it was before."""
+    order, refund = judged.order, judged.refund
+    assert refund is not None  # noqa: S101 - for the type checker
+    done = sum(one.amount_minor for one in known if one.state is RefundState.SUCCESS)
+    return max(done, order.refunded_minor + refund.amount_minor) > order.amount_minor
 
 
 def _essence(order: Order, refund: Refund | None) -> tuple[object, ...]:

@@ -92,7 +92,8 @@ paid AS (
            WHERE o.order_no = named.order_no) AS amount_minor
     FROM named WHERE named.order_no IS NOT NULL
 )
-SELECT currency, sum(amount_minor), count(*) FROM paid WHERE currency IS NOT NULL GROUP BY currency
+SELECT currency, sum(amount_minor), count(*), (SELECT count(*) FROM few)
+  FROM paid WHERE currency IS NOT NULL GROUP BY currency
 """)  # noqa: S608 - constants
 
 
@@ -120,11 +121,11 @@ def _amount_waiting(connection: Connection, question: Question) -> Sequence[Read
             subject=currency,
             value=int(amount_minor),
             summary=(
-                f"{int(amount_minor)} minor units of {currency} in {orders} orders are not "
-                "notified yet"
+                f"{'at least ' if looked_at >= _ROWS_MAX else ''}{int(amount_minor)} minor units "
+                f"of {currency} in {orders} orders are not notified yet"
             ),
         )
-        for currency, amount_minor, orders in rows
+        for currency, amount_minor, orders, looked_at in rows
     ]
 
 

@@ -4,7 +4,7 @@ Every method works in the caller's transaction. Must never move an order that is
 last saw it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -20,14 +20,13 @@ from sqlalchemy import (
     null,
     select,
     tuple_,
-    update,
 )
 
 from schedules.order_layout import LATEST, HostState, Layout, check_currency
 from schedules.order_states import UNSETTLED, WAS_PAID, may_move, may_move_refund
-from schedules.ports import Finding, Order, OrderState, Refund, RefundState
+from schedules.ports import Finding, Move, Order, OrderState, Refund, RefundMove, RefundState
 from schedules.refunds_sql import SqlRefunds
-from schedules.sql_rows import RowT, named, one_of, page
+from schedules.sql_rows import Change, RowT, each, one_of, page, write
 from worker.columns import database_now
 from worker.errors import BadFieldError, WrongStateError
 
@@ -49,7 +48,6 @@ class SqlOrders:
         # Made once: building it takes as long as running it.
         self._all = self._query()
         self._one = self._all.where(layout.order_no == bindparam("wanted"))
-        self._held = self._one.with_for_update()
 
     def get(self, tx: Connection, order_no: str) -> Order | None:
         """Read one order.
@@ -94,6 +92,11 @@ class SqlOrders:
 
         return page(fetch, self._read, limit)[:limit]
 
+    def get_many(self, tx: Connection, order_nos: Collection[str]) -> dict[str, Order | Exception]:
+        """Read orders; one that cannot be read is its error."""
+        query = self._all.where(self._layout.order_no.in_(sorted(order_nos)))
+        return each(tx.execute(query).all(), self._read, "order_no")
+
     def move(self, tx: Connection, order: Order, to: OrderState, finding: Finding) -> bool:
         """Move an order on if its state, money and channel still are as ``order`` says.
 
@@ -101,15 +104,25 @@ class SqlOrders:
             WrongStateError: no order may go this way.
             BadFieldError: the host's table has no value for that state.
         """
-        if not may_move(order.state, to):
-            raise WrongStateError(f"order {order.order_no}", order.state, f"never made {to}")
-        held = self.hold(tx, order.order_no)
-        if held is None or _essence(held) != _essence(order):
-            return False
-        values: dict[Any, object] = {self._layout.state: self._value(to)}
-        if to is OrderState.PAID:
-            self._add_payment(values, finding, _now(tx))
-        return self._write(tx, held, values)
+        return bool(self.move_many(tx, [Move(order=order, to=to, finding=finding)], wait=True))
+
+    def move_many(self, tx: Connection, moves: Sequence[Move], *, wait: bool) -> set[str]:
+        """Move orders on, each as :meth:`move` does; returns the numbers of those that moved."""
+        for one in moves:
+            if not may_move(one.order.state, one.to):
+                subject = f"order {one.order.order_no}"
+                raise WrongStateError(subject, one.order.state, f"never made {one.to}")
+        held = self._hold(tx, [one.order.order_no for one in moves], wait=wait)
+        now, changes = _now(tx), []
+        for one in moves:
+            row = held.get(one.order.order_no)
+            if row is None or _essence(row) != _essence(one.order):
+                continue
+            values: dict[Any, object] = {self._layout.state: self._value(one.to)}
+            if one.to is OrderState.PAID:
+                self._add_payment(values, one.finding, now)
+            changes.append(self._change(row, values, now))
+        return write(tx, self._layout.order_no, self._layout.state, changes)
 
     def refunds(self, tx: Connection, *, after: str, limit: int) -> Sequence[Refund]:
         """Read refunds that are not over, by number; unreadable ones are left out."""
@@ -125,32 +138,59 @@ class SqlOrders:
             return None if self._layout.refunded is None else ()
         return self._refunds.of(tx, order_no)
 
+    def get_refunds(
+        self, tx: Connection, refund_nos: Collection[str]
+    ) -> dict[str, Refund | Exception]:
+        """Read refunds; one that cannot be read is its error."""
+        return {} if self._refunds is None else self._refunds.get_many(tx, refund_nos)
+
+    def refunds_of_many(
+        self, tx: Connection, order_nos: Collection[str]
+    ) -> Mapping[str, Sequence[Refund]] | None:
+        """Read all refunds of orders; None as :meth:`refunds_of` says it."""
+        if self._refunds is None:
+            return None if self._layout.refunded is None else {}
+        return self._refunds.of_many(tx, order_nos)
+
     def move_refund(self, tx: Connection, refund: Refund, to: RefundState) -> bool:
         """Move a refund on if it still is as ``refund`` says; a success counts at its order.
 
         Raises:
             WrongStateError: no refund may go this way.
         """
-        if self._refunds is None or not may_move_refund(refund.state, to):
-            raise WrongStateError(f"refund {refund.refund_no}", refund.state, f"never made {to}")
-        # The order first, so that two refunds of one order wait for each other here.
-        held = self.hold(tx, refund.order_no)
-        if not self._refunds.move(tx, refund, to, now=_now(tx)):
-            return False
-        if to is RefundState.SUCCESS and held is not None and held.state in WAS_PAID:
-            self._count_refund(tx, held, refund)
-        return True
+        return bool(self.move_refunds(tx, [RefundMove(refund=refund, to=to)], wait=True))
 
-    def _count_refund(self, tx: Connection, held: Order, refund: Refund) -> None:
+    def move_refunds(self, tx: Connection, moves: Sequence[RefundMove], *, wait: bool) -> set[str]:
+        """Move refunds of as many orders on, each as :meth:`move_refund` does."""
+        for one in moves:
+            if self._refunds is None or not may_move_refund(one.refund.state, one.to):
+                subject = f"refund {one.refund.refund_no}"
+                raise WrongStateError(subject, one.refund.state, f"never made {one.to}")
+        if self._refunds is None:
+            return set()
+        # The orders first, so that two refunds of one order wait for each other here.
+        held = self._hold(tx, [one.refund.order_no for one in moves], wait=wait)
+        now = _now(tx)
+        moved = self._refunds.move(tx, moves, now=now, wait=wait)
+        changes = []
+        for one in moves:
+            order = held.get(one.refund.order_no)
+            given_back = one.refund.refund_no in moved and one.to is RefundState.SUCCESS
+            if given_back and order is not None and order.state in WAS_PAID:
+                changes += self._count_refund(order, one.refund, now)
+        write(tx, self._layout.order_no, self._layout.state, changes)
+        return moved
+
+    def _count_refund(self, held: Order, refund: Refund, now: datetime) -> list[Change]:
         layout = self._layout
         if layout.refunded is None:
-            return  # without a sum in its table the host counts for itself
+            return []  # without a sum in its table the host counts for itself
         refunded = min(held.refunded_minor + refund.amount_minor, held.amount_minor)
         values: dict[Any, object] = {layout.refunded: layout.write_amount(refunded, held.currency)}
         to = OrderState.REFUNDED if refunded == held.amount_minor else OrderState.PARTIAL_REFUND
         if to in layout.states and may_move(held.state, to):
             values[layout.state] = self._value(to)
-        self._write(tx, held, values)
+        return [self._change(held, values, now)]
 
     def _add_payment(self, values: dict[Any, object], finding: Finding, now: datetime) -> None:
         layout = self._layout
@@ -159,22 +199,23 @@ class SqlOrders:
         if layout.channel_txn_no is not None and finding.channel_txn_no:
             values[layout.channel_txn_no] = finding.channel_txn_no
 
-    def _write(self, tx: Connection, held: Order, values: dict[Any, object]) -> bool:
+    def _change(self, held: Order, values: dict[Any, object], now: datetime) -> Change:
         layout = self._layout
         if layout.changed_at is not None:
-            values[layout.changed_at] = layout.times.write(_now(tx))
-        done = tx.execute(
-            update(layout.table)
-            .where(layout.order_no == held.order_no, self._in((held.state,)))
-            .values(named(values))
-        )
-        return done.rowcount == 1
+            values[layout.changed_at] = layout.times.write(now)
+        return Change(no=held.order_no, was=layout.states[held.state], values=values)
 
     def hold(self, tx: Connection, order_no: str) -> Order | None:
         """Read one order and lock its row until the transaction ends."""
-        # SQLite has locked the whole file when the transaction began.
-        row = tx.execute(self._held, {"wanted": order_no}).one_or_none()
-        return None if row is None else self._read(row)
+        return self._hold(tx, [order_no], wait=True).get(order_no)
+
+    def _hold(self, tx: Connection, order_nos: Iterable[str], *, wait: bool) -> dict[str, Order]:
+        # SQLite has locked the whole file when the transaction began. In the order of their
+        # numbers, so that two of us do not wait for each other in a circle.
+        number = self._layout.order_no
+        query = self._all.where(number.in_(sorted(order_nos))).order_by(number)
+        rows = tx.execute(query.with_for_update(nowait=not wait)).all()
+        return {row.order_no: self._read(row) for row in rows}
 
     def _value(self, state: OrderState) -> HostState:
         values = self._layout.states.get(state)

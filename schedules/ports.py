@@ -4,11 +4,11 @@ Everything here is a value or a promise. Must never hold money in anything but w
 and a channel that cannot say clearly is ``UNKNOWN``, never "unpaid".
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from sqlalchemy import Connection
 
@@ -150,8 +150,28 @@ class ChannelPort(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Move:
+    """An order as it was read, where it goes, and what the channel said."""
+
+    order: Order
+    to: OrderState
+    finding: Finding
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefundMove:
+    """A refund as it was read, and where it goes."""
+
+    refund: Refund
+    to: RefundState
+
+
 class OrderPort(Protocol):
-    """A host's orders; every method runs in the caller's transaction."""
+    """A host's orders; every method runs in the caller's transaction.
+
+    A port that also has the methods of :class:`ManyOrders` is asked about whole pages at once.
+    """
 
     def get(self, tx: Connection, order_no: str) -> Order | None:
         """Read one order."""
@@ -190,4 +210,47 @@ class OrderPort(Protocol):
 
     def move_refund(self, tx: Connection, refund: Refund, to: RefundState) -> bool:
         """Move a refund on if it still is as ``refund`` says; False if not."""
+        ...
+
+
+@runtime_checkable
+class ManyOrders(Protocol):
+    """What a port may do for many orders in a few statements; again in the caller's transaction.
+
+    No two of one call belong to one order.
+    """
+
+    def get_many(
+        self, tx: Connection, order_nos: Collection[str]
+    ) -> Mapping[str, Order | Exception]:
+        """Read orders; one that cannot be read is its error, one that is gone is left out."""
+        ...
+
+    def get_refunds(
+        self, tx: Connection, refund_nos: Collection[str]
+    ) -> Mapping[str, Refund | Exception]:
+        """Read refunds, likewise."""
+        ...
+
+    def refunds_of_many(
+        self, tx: Connection, order_nos: Collection[str]
+    ) -> Mapping[str, Sequence[Refund]] | None:
+        """Read all refunds of orders; see :meth:`OrderPort.refunds_of`."""
+        ...
+
+    def move_many(self, tx: Connection, moves: Sequence[Move], *, wait: bool) -> set[str]:
+        """Move orders on; returns the numbers of those that still were as they had been read.
+
+        Args:
+            tx: the caller's.
+            moves: of as many orders.
+            wait: for a row that somebody else holds; otherwise that is an error at once.
+
+        Raises:
+            WrongStateError: an order may not go its way; nothing was written.
+        """
+        ...
+
+    def move_refunds(self, tx: Connection, moves: Sequence[RefundMove], *, wait: bool) -> set[str]:
+        """Move refunds on, likewise."""
         ...

@@ -5,6 +5,7 @@ disagreement stays the same.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, insert
@@ -31,22 +32,20 @@ class Proof:
     remarks: Facts
     reply_sha256: str
 
-    def keep(self, tx: Connection, *, decision: str, done: str) -> int:
-        """Write the evidence row; returns its id."""
-        statement = insert(evidence).values(
-            kind=self.seen.kind.value,
-            subject_no=self.seen.subject_no,
-            order_no=self.seen.order_no,
-            channel=self.seen.channel,
-            route=self.route,
-            ours=_json(self.ours),
-            theirs=_json(self.theirs | self.remarks),
-            reply_sha256=self.reply_sha256,
-            decision=decision,
-            done=done,
-        )
-        row_id: int = tx.execute(statement.returning(evidence.c.id)).scalar_one()
-        return row_id
+    def row(self, *, decision: str, done: str) -> dict[str, object]:
+        """Make the evidence row."""
+        return {
+            "kind": self.seen.kind.value,
+            "subject_no": self.seen.subject_no,
+            "order_no": self.seen.order_no,
+            "channel": self.seen.channel,
+            "route": self.route,
+            "ours": _json(self.ours),
+            "theirs": _json(self.theirs | self.remarks),
+            "reply_sha256": self.reply_sha256,
+            "decision": decision,
+            "done": done,
+        }
 
     def case(
         self, reason: CaseReason, suggestion: str, row_id: int, facts: Facts | None = None
@@ -72,6 +71,15 @@ class Proof:
             facts=facts or {"ours": self.ours, "theirs": self.theirs},
             evidence_id=row_id,
         )
+
+
+def keep(tx: Connection, rows: Sequence[dict[str, object]]) -> dict[tuple[str, str], int]:
+    """Write evidence rows, no two about one subject; returns their ids by kind and subject."""
+    if not rows:
+        return {}
+    back = (evidence.c.id, evidence.c.kind, evidence.c.subject_no)
+    written = tx.execute(insert(evidence).returning(*back), rows)
+    return {(row.kind, row.subject_no): row.id for row in written}
 
 
 def of_order(answered: Answered, finding: Finding, order: Order) -> Proof:

@@ -62,6 +62,19 @@ def decide_refund(
     return _aged(decision, refund, now)
 
 
+def overdone(decision: Decision) -> Decision:
+    """Make a refund's success a case: with it more went back than was paid."""
+    return replace(
+        decision,
+        case=CaseReason.REFUND_MISMATCH,
+        suggestion=(
+            "The refunds of the order are more than it was paid: look them up at the channel and "
+            "take back what was refunded twice."
+        ),
+        heals=decision.heals - {CaseReason.REFUND_MISMATCH},
+    )
+
+
 def _money_problem(refund: Refund, finding: RefundFinding, currency: str) -> CaseReason | None:
     amount, theirs = finding.amount_minor, finding.currency
     if theirs is not None and theirs.upper() != currency.upper():

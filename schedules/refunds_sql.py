@@ -4,16 +4,17 @@ Every method works in the caller's transaction. Must never move a refund that is
 last saw it.
 """
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Select, Text, cast, literal, select, update
+from sqlalchemy import Connection, Select, Text, cast, literal, select
 
 from schedules.order_layout import Layout, RefundLayout
 from schedules.order_states import REFUND_OPEN
-from schedules.ports import Refund, RefundState
-from schedules.sql_rows import RowT, named, one_of, page, readable
+from schedules.ports import Refund, RefundMove, RefundState
+from schedules.sql_rows import Change, RowT, each, one_of, page, readable, write
 from worker.errors import BadFieldError
 
 
@@ -61,25 +62,56 @@ class SqlRefunds:
         rows = tx.execute(query.order_by(self._where.refund_no)).all()
         return readable(rows, self._read)
 
-    def move(self, tx: Connection, refund: Refund, to: RefundState, *, now: datetime) -> bool:
-        """Move a refund on if it still is in the state ``refund`` says."""
+    def get_many(
+        self, tx: Connection, refund_nos: Collection[str]
+    ) -> dict[str, Refund | Exception]:
+        """Read refunds; one that cannot be read is its error."""
+        number = self._where.refund_no
+        rows = tx.execute(self._query().where(number.in_(sorted(refund_nos)))).all()
+        return each(rows, self._read, "refund_no")
+
+    def of_many(self, tx: Connection, order_nos: Collection[str]) -> dict[str, list[Refund]]:
+        """Read all refunds of orders, by order; unreadable ones are left out."""
+        query = self._query().where(self._where.order_no.in_(sorted(order_nos)))
+        found: defaultdict[str, list[Refund]] = defaultdict(list)
+        for one in readable(tx.execute(query.order_by(self._where.refund_no)).all(), self._read):
+            found[one.order_no].append(one)
+        return found
+
+    def move(
+        self, tx: Connection, moves: Sequence[RefundMove], *, now: datetime, wait: bool
+    ) -> set[str]:
+        """Move refunds on that still are in the state they were read in; returns their numbers."""
         where = self._where
-        if to not in where.states:
-            raise BadFieldError(
-                f"refunds.states.{to}", "has no value of the host's table; add it to orders.toml"
-            )
-        values: dict[Any, object] = {where.state: where.states[to][0]}
-        if where.changed_at is not None:
-            values[where.changed_at] = self._layout.times.write(now)
-        done = tx.execute(
-            update(where.table)
-            .where(
-                where.refund_no == refund.refund_no,
-                one_of(where.state, where.states[refund.state]),
-            )
-            .values(named(values))
+        held = self._hold(tx, [one.refund.refund_no for one in moves], wait=wait)
+        changes = []
+        for one in moves:
+            if one.to not in where.states:
+                raise BadFieldError(
+                    f"refunds.states.{one.to}",
+                    "has no value of the host's table; add it to orders.toml",
+                )
+            if held.get(one.refund.refund_no) is not one.refund.state:
+                continue
+            values: dict[Any, object] = {where.state: where.states[one.to][0]}
+            if where.changed_at is not None:
+                values[where.changed_at] = self._layout.times.write(now)
+            was = where.states[one.refund.state]
+            changes.append(Change(no=one.refund.refund_no, was=was, values=values))
+        return write(tx, where.refund_no, where.state, changes)
+
+    def _hold(
+        self, tx: Connection, refund_nos: Sequence[str], *, wait: bool
+    ) -> dict[str, RefundState | None]:
+        """Lock rows until the transaction ends; returns what state each is in."""
+        where = self._where
+        query = (
+            select(where.refund_no.label("no"), where.state.label("state"))
+            .where(where.refund_no.in_(sorted(refund_nos)))
+            .order_by(where.refund_no)
+            .with_for_update(nowait=not wait)
         )
-        return done.rowcount == 1
+        return {str(row.no): self._by_value.get(row.state) for row in tx.execute(query)}
 
     def _query(self) -> Select[Any]:
         layout, where = self._layout, self._where
@@ -90,7 +122,8 @@ class SqlRefunds:
         return (
             select(
                 where.refund_no.label("refund_no"),
-                where.order_no.label("order_no"),
+                # As the order's own row spells it: the two are looked up by each other.
+                layout.order_no.label("order_no"),
                 amount.label("amount"),
                 where.state.label("state"),
                 layout.times.chosen(where.placed_at).label("placed_at"),

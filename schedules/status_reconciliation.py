@@ -7,28 +7,31 @@ a channel is asked.
 
 import json
 import random
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import DBAPIError
 
 from schedules import rows
-from schedules.asking import Answered, Asker, Question
+from schedules.answer_groups import AnswerGroups
+from schedules.asking import Asker, Question
 from schedules.channel_routes import Channel, Instant
 from schedules.channels import registry
-from schedules.checks import Check, Checks, Subject
-from schedules.corrections import MOVED, Corrector
+from schedules.checks import Checks, Subject
+from schedules.corrections import Corrector
 from schedules.decisions import Policy
 from schedules.order_desk import open_orders
+from schedules.order_pages import pages_of
 from schedules.ports import Order, OrderPort, Refund
+from schedules.questions import Questions
 from schedules.route_book import RouteBook
 from schedules.sweep import Step
 from schedules.windows import Kind
 from worker import clock, settings, telemetry
 from worker.client import Notifier
-from worker.errors import PaynotifyError
 from worker.runtime import Desk
 
 _ORDERS, _REFUNDS, _ASK = "orders", "refunds", "ask"
@@ -99,11 +102,13 @@ class StatusReconciliation:
         budget_s: float = 10.0,
         wait: Callable[[float], None] = clock.sleep,
     ) -> None:
-        self._engine, self._orders, self._policy_of = engine, orders, policy_of
+        self._engine, self._orders, self._pages = engine, orders, pages_of(orders)
         self._page, self._share, self._most = page, share, most
         self._read_now = read_now
         self._checks = Checks(luck)
-        self._corrector = Corrector(orders, self._checks, notifier)
+        corrector = Corrector(orders, self._checks, notifier)
+        self._questions = Questions(orders, self._checks, corrector, policy_of)
+        self._answers = AnswerGroups(engine, corrector, read_now, most=most)
         self._asker = Asker(channels, RouteBook(engine), budget_s=budget_s, wait=wait)
 
     def step(self, cursor: str) -> Step:
@@ -129,119 +134,58 @@ class StatusReconciliation:
         with self._engine.begin() as tx:
             found = self._orders.refunds(tx, after=after, limit=self._page)
             new = self._checks.missing(tx, Kind.REFUND, [one.refund_no for one in found])
-            subjects = []
-            for refund in found:
-                if refund.refund_no in new:
-                    subjects += self._subject(tx, refund)
+            subjects = self._subjects(tx, [one for one in found if one.refund_no in new])
             enrolled = self._checks.enrol(tx, subjects)
         last = len(found) < self._page
         cursor = f"{_ASK}:" if last else f"{_REFUNDS}:{found[-1].refund_no}"
         return Step(cursor=cursor, counts=_counted({"refunds_enrolled": enrolled}))
 
-    def _subject(self, tx: Connection, refund: Refund) -> list[Subject]:
-        try:
-            order = self._orders.get(tx, refund.order_no)
-        except (PaynotifyError, ArithmeticError, ValueError) as error:
-            telemetry.log(telemetry.Event.ORDER_UNREADABLE, level="warning", problem=str(error))
-            return []
-        return [] if order is None else [_of_refund(order, refund)]
+    def _subjects(self, tx: Connection, refunds: Sequence[Refund]) -> list[Subject]:
+        order_nos = {refund.order_no for refund in refunds}
+        orders = self._pages.get_many(tx, order_nos) if order_nos else {}
+        subjects = []
+        for refund in refunds:
+            order = orders.get(refund.order_no)
+            if isinstance(order, Exception):
+                telemetry.log(telemetry.Event.ORDER_UNREADABLE, level="warning", problem=str(order))
+            elif order is not None:
+                subjects.append(_of_refund(order, refund))
+        return subjects
 
     def _ask(self, place: _Place) -> Step:
-        counts: dict[str, int] = {}
-        questions: dict[str, list[Question]] = {}
+        counts: Counter[str] = Counter()
         with self._engine.begin() as tx:
             instant = Instant(self._read_now(tx))
             room = _CHANNELS - len(place.again)
             new = self._checks.channels(tx, after=place.after, limit=room)
             names = list(dict.fromkeys((*place.again, *new)))
             share = min(self._share, max(1, self._most // max(1, len(names))))
-            full = {
-                name
-                for name in names
-                if self._due(tx, name, share, instant.now(), counts, questions) == share
+            due = {
+                name: self._checks.due(tx, name, now=instant.now(), limit=share) for name in names
             }
-        answers = self._answers(questions, instant, counts)
+            read = self._questions.read(
+                tx, [*chain.from_iterable(due.values())], now=instant.now(), counts=counts
+            )
+        asked = {name: [one for one in read if one.check.channel == name] for name in names}
+        unasked = self._carry_out(asked, instant, counts)
         # Another share only where this one was whole and everything could be asked.
-        again = tuple(
-            name for name in names if name in full and answers[name] == len(questions[name])
-        )
-        counts["unasked"] = sum(map(len, questions.values())) - sum(answers.values())
+        again = tuple(name for name in names if len(due[name]) == share and not unasked[name])
+        counts["unasked"] = unasked.total()
         if not again and len(new) < room:
             return Step(counts=_counted(counts))
         then = _Place(after=new[-1] if new else place.after, again=again)
         return Step(cursor=f"{_ASK}:{then.written}", counts=_counted(counts))
 
-    def _answers(
-        self, questions: Mapping[str, list[Question]], instant: Instant, counts: dict[str, int]
-    ) -> dict[str, int]:
-        """Ask and carry the answers out; returns how many came, by channel."""
-        answers = dict.fromkeys(questions, 0)
-        asked = {name: found for name, found in questions.items() if found}
-        for answered in self._asker.ask(asked, instant):
-            answers[answered.question.check.channel] += 1
-            done = self._apply(answered)
-            counts[done] = counts.get(done, 0) + 1
-        return answers
-
-    def _due(
-        self,
-        tx: Connection,
-        channel: str,
-        share: int,
-        now: datetime,
-        counts: dict[str, int],
-        questions: dict[str, list[Question]],
-    ) -> int:
-        """Add what is to be asked at a channel now; returns how many rows were looked at."""
-        found = self._checks.due(tx, channel, now=now, limit=share)
-        questions[channel] = []
-        for seen in found:
-            try:
-                question = self._question(tx, seen)
-            except (PaynotifyError, ArithmeticError, ValueError) as error:
-                self._corrector.put_off(tx, seen, str(error), now=now)
-                counts["unreadable"] = counts.get("unreadable", 0) + 1
-                continue
-            if question is None:
-                self._checks.finish(tx, seen, now=now, because="gone")
-            elif self._corrector.follow(tx, seen, question.order, question.refund, now=now):
-                counts[MOVED] = counts.get(MOVED, 0) + 1
-            else:
-                questions[channel].append(question)
-        return len(found)
-
-    def _question(self, tx: Connection, seen: Check) -> Question | None:
-        refund = None
-        order_no = seen.subject_no
-        if seen.kind is Kind.REFUND:
-            refund = self._orders.refund(tx, seen.subject_no)
-            if refund is None:
-                return None
-            order_no = refund.order_no
-        order = self._orders.get(tx, order_no)
-        if order is None:
-            return None
-        policy = self._policy_of(order.merchant)
-        return Question(check=seen, order=order, refund=refund, policy=policy)
-
-    def _apply(self, answered: Answered) -> str:
-        seen = answered.question.check
-        try:
-            with self._engine.begin() as tx:
-                return self._corrector.apply(tx, answered, now=self._read_now(tx))
-        except DBAPIError:
-            raise  # the database is away, or our own mistake: the sweep's runner tells
-        except (PaynotifyError, ArithmeticError, ValueError) as error:
-            telemetry.log(
-                telemetry.Event.ORDER_FAULT,
-                level="error",
-                kind=seen.kind.value,
-                subject_no=seen.subject_no,
-                problem=str(error),
-            )
-            with self._engine.begin() as tx:
-                self._corrector.put_off(tx, seen, str(error), now=self._read_now(tx))
-            return "unreadable"
+    def _carry_out(
+        self, asked: Mapping[str, Sequence[Question]], instant: Instant, counts: Counter[str]
+    ) -> Counter[str]:
+        """Ask and carry the answers out; returns how many did not come, by channel."""
+        unasked = Counter({name: len(questions) for name, questions in asked.items()})
+        wanted = {name: questions for name, questions in asked.items() if questions}
+        for answers in self._asker.ask(wanted, instant):
+            unasked.subtract(one.question.check.channel for one in answers)
+            counts += self._answers.carry_out(answers)
+        return unasked
 
 
 def sweep(desk: Desk) -> StatusReconciliation:

@@ -198,10 +198,12 @@ def _resolve(
 ) -> None:
     total = deadletters.count(at.engine, filters)
     if dry_run:
-        say_json({"would_be": done_word, "count": total - skipped, "overtaken": skipped}) if (
-            as_json
-        ) else say(f"{_letters(total - skipped)} would be {done_word}; nothing was changed")
-        _tell_overtaken(0 if as_json else skipped)
+        count = total - skipped
+        if as_json:
+            say_json({"would_be": done_word, "count": count, **_left(skipped)})
+        else:
+            say(f"{_letters(count)} would be {done_word}; nothing was changed")
+            _tell_overtaken(skipped)
         return
     need(person[0], "--who", "li")
     need(person[1], "--why", '"they are back"')
@@ -225,10 +227,14 @@ def _resolve(
         )
         raise typer.Exit(130) from None
     if as_json:
-        say_json({"done": done_word, "count": count, "overtaken": left})
+        say_json({"done": done_word, "count": count, **_left(left)})
     else:
         say(f"{_letters(count)} {done_word}")
         _tell_overtaken(left)
+
+
+def _left(count: int) -> dict[str, int]:
+    return {"overtaken": count} if count else {}
 
 
 def _tell_overtaken(count: int) -> None:

@@ -71,24 +71,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     install_missing()
     with PostgresServer(shared_buffers="512MB") as server:
-        small = _measure(server, chosen.small, chosen.due, chosen.each)
-        large = _measure(server, chosen.finished, chosen.due, chosen.each)
+        few = _fill(server, chosen.small, chosen.due)
+        many = _fill(server, chosen.finished, chosen.due)
+        small, large = (_measure(dsn, chosen.each) for dsn in (few, many))
     wrong = _show(small, large)
     for line in wrong:
         print(line, file=sys.stderr)
     return 1 if wrong else 0
 
 
-def _measure(server: PostgresServer, finished: int, due: int, each: int) -> dict[str, Cost]:
-    name = server.create_database()
-    engine = database.connect(server.dsn(name))
+def _fill(server: PostgresServer, finished: int, due: int) -> str:
+    """Make a database and fill it; returns its address."""
+    dsn = server.dsn(server.create_database())
+    engine = database.connect(dsn)
     schema.migrate(engine)
     began_s = clock.monotonic_s()
     crowd.fill(engine, finished=finished, due=due)
+    engine.dispose()
     progress(f"{finished:,} rows that are over: filled in {clock.monotonic_s() - began_s:.0f} s")
+    return dsn
+
+
+def _measure(dsn: str, each: int) -> dict[str, Cost]:
+    engine = database.connect(dsn)
     costs: dict[str, Cost] = defaultdict(Cost)
     # Explaining costs time, so it is done to other batches than those that are timed.
-    with plans.watched(server.dsn(name)) as (eyed, seen):
+    with plans.watched(dsn) as (eyed, seen):
         for taken in stepping.steps(eyed, each=_EXPLAINED):
             ran = seen.take()
             costs[taken.label].explain(taken, ran)

@@ -34,7 +34,7 @@ def disagreement(no: str = "A7", reason: str = "late_payment", **facts: object) 
     )
 
 
-def see(engine: Engine, found: Disagreement, *, at: datetime = NOON) -> bool:
+def see(engine: Engine, found: Disagreement, *, at: datetime = NOON) -> int:
     with engine.begin() as tx:
         return cases.see(tx, found, now=at)
 

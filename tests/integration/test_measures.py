@@ -10,6 +10,7 @@ import psycopg
 import pytest
 from sqlalchemy import Connection, Engine, event, insert, update
 
+from schedules import measures_backlog
 from schedules.measures import MEASURES
 from schedules.readings import Question, Reading
 from tests.alarms import count_up, minutes, now_of
@@ -153,7 +154,9 @@ def test_an_endpoint_with_few_sends_says_nothing(engine: Engine) -> None:
     assert len(asked(engine, "endpoint_failures", least=0.3, minimum=5)) == 1
 
 
-def test_money_that_waits_is_added_up_exactly_and_per_currency(engine: Engine) -> None:
+def test_money_that_waits_is_added_up_exactly_and_per_currency(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lane = add_lane(engine)
     rows = [("A1", "CNY", 2**53 + 1), ("A2", "CNY", 2), ("A3", "JPY", 700)]
     with engine.begin() as tx:
@@ -171,6 +174,11 @@ def test_money_that_waits_is_added_up_exactly_and_per_currency(engine: Engine) -
         add_due(engine, lane, order_no=order_no)
     found = {reading.subject: reading.value for reading in asked(engine, "amount_waiting")}
     assert found == {"CNY": 2**53 + 3, "JPY": 700}
+    # Not all of a long queue is looked at, and the summary says so.
+    monkeypatch.setattr(measures_backlog, "_ROWS_MAX", 2)
+    summaries = [reading.summary for reading in asked(engine, "amount_waiting")]
+    assert summaries
+    assert all(summary.startswith("at least ") for summary in summaries)
 
 
 def test_a_shop_without_a_worker_is_not_a_quiet_shop(engine: Engine) -> None:

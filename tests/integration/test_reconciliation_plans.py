@@ -29,7 +29,8 @@ def _statements(engine: Engine) -> Iterator[dict[str, Any]]:
 
     def keep(_c: object, _cursor: object, statement: str, values: Any, *_: object) -> None:
         if statement.lstrip().upper().startswith(("SELECT", "UPDATE", "DELETE")):
-            seen[statement] = values
+            # One row of many is planned as all of them.
+            seen[statement] = values[0] if isinstance(values, list) else values
 
     event.listen(engine, "before_cursor_execute", keep)
     try:
