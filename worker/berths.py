@@ -8,6 +8,10 @@ from threading import Condition
 
 from worker.models import Pool
 
+# However many merchants hang and hold their places, the others wait no longer than this for a
+# fuller claim.
+_COMPANY_S = 0.02
+
 
 class Berths:
     """Counts what was claimed here and has not been answered; safe between threads.
@@ -20,8 +24,8 @@ class Berths:
         self._most = {Pool.FAST: most, Pool.SLOW: most // 2}
         self._taken: Counter[Pool] = Counter()
         self._starved: set[Pool] = set()
-        self._waiters = 0
-        self._enough = 0
+        # What those who wait now are content with.
+        self._wanted: list[int] = []
         self._lock = Condition()
 
     def take(self, pool: Pool, wanted: int, *, wait_s: float = 0.0) -> int:
@@ -30,29 +34,31 @@ class Berths:
         Args:
             pool: whose part they come from.
             wanted: places, 1 or more.
-            wait_s: how long to wait until half of them are free; a claim of a few rows costs as
-                much as a full one. After that, what there is.
+            wait_s: how long to wait while none is free. While few are, a moment is waited until
+                half of them are: a claim of a few rows costs as much as a full one.
 
         Returns:
             How many; 0 marks the pool as starved.
         """
         wanted = min(wanted, self._most[pool])
         with self._lock:
-            if wait_s > 0 and self._left(pool) * 2 < wanted:
-                self._wait(pool, wanted, wait_s)
+            if wait_s > 0:
+                self._wait(pool, (wanted + 1) // 2, min(wait_s, _COMPANY_S))
+                self._wait(pool, 1, wait_s - _COMPANY_S)
             got = max(0, min(wanted, self._left(pool)))
             if not got:
                 self._starved.add(pool)
             self._taken[pool] += got
         return got
 
-    def _wait(self, pool: Pool, wanted: int, wait_s: float) -> None:
-        self._enough = (wanted + 1) // 2
-        self._waiters += 1
+    def _wait(self, pool: Pool, enough: int, wait_s: float) -> None:
+        if wait_s <= 0 or self._left(pool) >= enough:
+            return
+        self._wanted.append(enough)
         try:
-            self._lock.wait_for(lambda: self._left(pool) * 2 >= wanted, wait_s)
+            self._lock.wait_for(lambda: self._left(pool) >= enough, wait_s)
         finally:
-            self._waiters -= 1
+            self._wanted.remove(enough)
 
     def _left(self, pool: Pool) -> int:
         return min(
@@ -69,8 +75,8 @@ class Berths:
         with self._lock:
             self._taken[pool] -= count
             # Not at each of the many small returns: waking a thread costs as much as a send.
-            if self._waiters and self._left(Pool.FAST) >= self._enough:
-                self._lock.notify()
+            if self._wanted and self._left(Pool.FAST) >= min(self._wanted):
+                self._lock.notify_all()
 
     def starved(self) -> set[Pool]:
         """Return and forget which pools found no place; somebody has to claim for them again."""

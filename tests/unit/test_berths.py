@@ -21,16 +21,22 @@ def test_slow_lanes_get_half_of_the_wire_at_most() -> None:
     assert berths.take(Pool.FAST, 8) == 5
 
 
-def test_who_waits_gets_a_batch_that_is_worth_a_claim() -> None:
+def test_who_waits_for_a_place_gets_it() -> None:
     berths = Berths(10)
     berths.take(Pool.FAST, 10)
     got: list[int] = []
     waiter = Thread(target=lambda: got.append(berths.take(Pool.FAST, 8, wait_s=30)))
     waiter.start()
-    berths.free(Pool.FAST, 1)
-    berths.free(Pool.FAST, 4)
+    berths.free(Pool.FAST, 5)
     waiter.join(30)
     assert got == [5]
+
+
+def test_places_held_by_others_for_ever_keep_nobody_waiting() -> None:
+    berths = Berths(10)
+    berths.take(Pool.FAST, 8)
+    # Two are free and no more will be: one look is enough, whatever the patience.
+    assert berths.take(Pool.FAST, 8, wait_s=1e6) == 2
 
 
 def test_who_waits_in_vain_takes_what_there_is() -> None:
