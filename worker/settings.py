@@ -19,6 +19,9 @@ from worker.models import Schedule
 
 PREFIX = "PAYNOTIFY_"
 _HERE = Path(__file__).resolve().parent.parent
+# pyproject.toml packs config/ into an installation under this name.
+_PACKED = Path(__file__).resolve().parent / "shipped"
+SHIPPED = _PACKED if _PACKED.is_dir() else _HERE / "config"
 _LISTS = ("schedule_s", "terminal_statuses", "flower_basic_auth", "previous_master_keys")
 
 
@@ -286,7 +289,7 @@ def settings_file() -> Path | None:
     """Return the file of settings in force; None when there is none."""
     if "PAYNOTIFY_CONFIG" in os.environ:
         return Path(os.environ["PAYNOTIFY_CONFIG"])
-    ours = _HERE / "config" / "paynotify.toml"
+    ours = SHIPPED / "paynotify.toml"
     return ours if ours.exists() else None
 
 
@@ -322,13 +325,13 @@ def folder() -> Path:
     """Return the folder of the files in force: that of ``PAYNOTIFY_CONFIG``, else ``config/``."""
     if "PAYNOTIFY_CONFIG" in os.environ:
         return Path(os.environ["PAYNOTIFY_CONFIG"]).absolute().parent
-    return _HERE / "config"
+    return SHIPPED
 
 
 def beside_or_ours(name: str) -> Path:
     """Return the file of this name in the folder in force, or the shipped one if it has none."""
     beside = folder() / name
-    return beside if beside.exists() else _HERE / "config" / name
+    return beside if beside.exists() else SHIPPED / name
 
 
 def secret(name: str) -> str | None:
