@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from schedules import measures_backlog, measures_sends, measures_upkeep
+from schedules import measures_backlog, measures_routes, measures_sends, measures_upkeep
 from schedules.readings import Measure
 
 MEASURES: Mapping[str, Measure] = MappingProxyType(
     {
         measure.name: measure
-        for part in (measures_sends, measures_backlog, measures_upkeep)
+        for part in (measures_sends, measures_backlog, measures_routes, measures_upkeep)
         for measure in part.MEASURES
     }
 )

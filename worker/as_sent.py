@@ -15,6 +15,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, select
 
 from worker import tables
+from worker.endpoint_routes import through
 from worker.endpoint_rows import read_config
 from worker.endpoint_writes import secret_row
 from worker.errors import NotFoundError, SecretError, WrongStateError
@@ -154,6 +155,7 @@ def _read(connection: Connection, notification_id: int, attempt_no: int | None) 
             _ATTEMPT.c.secret_version,
             _ATTEMPT.c.signed_at,
             _ATTEMPT.c.config_no,
+            _ATTEMPT.c.route,
             *(column for column in _NOTIFICATION.c if column.name != "id"),
         )
         .join(_NOTIFICATION, _NOTIFICATION.c.id == _ATTEMPT.c.notification_id)
@@ -169,7 +171,8 @@ def _read(connection: Connection, notification_id: int, attempt_no: int | None) 
         raise NotFoundError("attempt", what, "`paynotify show ID` lists what there is")
     _check_kept(row, notification_id)
     endpoint = _endpoint(connection, row)
-    return _Then(row, _claimed(row, notification_id), endpoint, row.notify_url or endpoint.url)
+    url = row.notify_url or through(endpoint, row.route).url
+    return _Then(row, _claimed(row, notification_id), endpoint, url)
 
 
 def _check_kept(row: Row[Any], notification_id: int) -> None:

@@ -23,6 +23,7 @@ from worker import (
     cli_missed,
     cli_profile,
     cli_reseal,
+    cli_route,
     cli_run,
     cli_show,
     cli_status,
@@ -45,6 +46,7 @@ SCHEDULES = {
 }
 
 cli_endpoint_state.register(cli_endpoint.app)
+cli_endpoint.app.add_typer(cli_route.app, name="route")
 
 
 def commands(wanted: Collection[str]) -> typer.Typer:

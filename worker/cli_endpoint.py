@@ -3,18 +3,21 @@
 Must never show a secret but in the moment it is made, nor an address inside our network.
 """
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from worker import cli_fields as options
-from worker import freeze_views, lanes
+from worker import freeze_views, lanes, route_rows
 from worker.cli_fields import describe
 from worker.cli_input import Json, Name, Who, Why, desk, example, person, secret
 from worker.cli_print import cell, console, facts, note, say, say_json, table
 from worker.models import Allowed, Endpoint
 from worker.signers import registry
 from worker.signers.contract import KeyPair
+
+if TYPE_CHECKING:
+    from worker.runtime import Desk
 
 app = typer.Typer(no_args_is_help=True, help="Who is called, where and how.")
 Secret = Annotated[
@@ -154,11 +157,15 @@ def show(name: Name, as_json: Json = False) -> None:
     with desk() as at:
         endpoint = at.endpoints.find(name)
         views = lanes.of_endpoint(at.engine, endpoint.id)
+        routes = routes_of(at, endpoint)
         frozen = freeze_views.of_endpoint(at.engine, endpoint.id)
     if as_json:
-        say_json({**describe(endpoint), "last_freeze": frozen, "lanes": views})
+        say_json({**describe(endpoint), "last_freeze": frozen, "lanes": views, "routes": routes})
         return
     console().print(facts([*_rows(describe(endpoint)), ("last freeze", _freeze(frozen))]))
+    if routes:
+        console().print()
+        console().print(routes_table(routes))
     console().print()
     console().print(lanes_table(views))
 
@@ -201,6 +208,34 @@ def lanes_table(views: list[lanes.LaneView]) -> object:
                 view.ramp,
                 view.latency_ms,
                 view.sending,
+            )
+            for view in views
+        ),
+    )
+
+
+def routes_of(at: "Desk", endpoint: Endpoint) -> list[route_rows.RouteView]:
+    """Return how the routes of an endpoint are doing."""
+    # Imported by the desk already; not by --help.
+    from worker.runtime import route_policy  # noqa: PLC0415
+
+    return route_rows.views(at.engine, endpoint, route_policy(at.settings))
+
+
+def routes_table(views: list[route_rows.RouteView]) -> object:
+    """Show routes: where they lead, their share now, and why."""
+    return table(
+        ("ROUTE", "URL", "WEIGHT", "SHARE", "STANDING", "FAILED", "PROBE AT", "SINCE"),
+        (
+            (
+                view.no,
+                view.url,
+                view.weight,
+                f"{view.percent:g} %",
+                f"{view.standing}, pinned" if view.pinned else view.standing,
+                f"{view.failed} of {view.sends}" if view.sends else None,
+                view.probe_at,
+                view.moved_at,
             )
             for view in views
         ),

@@ -10,6 +10,8 @@ import typer
 from worker.cli_endpoint import Secret, handed_over, show_secret, tell
 from worker.cli_input import Json, Name, Who, Why, Yes, confirm, desk, example, person, secret, span
 from worker.cli_print import say, say_json
+from worker.endpoint_routes import through
+from worker.route_facts import OWN
 
 
 def pause(name: Name, why: Why = "", who: Who = "", as_json: Json = False) -> None:
@@ -59,7 +61,13 @@ def rotate_secret(
         show_secret(scheme, made)
 
 
-def ping_(name: Name, as_json: Json = False) -> None:
+def ping_(
+    name: Name,
+    route: Annotated[
+        int, typer.Option(help=f"Through which route; {OWN} is the endpoint's own URL.")
+    ] = OWN,
+    as_json: Json = False,
+) -> None:
     """Send one signed test message as a real one would go; exits 0 when it is acknowledged."""
     # Brings libcurl along, which no other command needs.
     from worker.endpoint_book import EndpointBook  # noqa: PLC0415
@@ -68,7 +76,7 @@ def ping_(name: Name, as_json: Json = False) -> None:
     with desk() as at:
         endpoint = at.endpoints.find(name)
         opened = EndpointBook(at.engine, at.sealer).at(endpoint.id, endpoint.config_no)
-        pong = ping(opened, at.settings)
+        pong = ping(through(opened, route), at.settings)
     if as_json:
         say_json(
             {

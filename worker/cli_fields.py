@@ -205,5 +205,6 @@ def describe(endpoint: Endpoint) -> dict[str, object]:
         "revive": endpoint.revive,
         "freeze": endpoint.freeze,
         "ordering_wait_s": endpoint.ordering_wait_s,
+        "pinned": endpoint.pinned,
         "config_no": endpoint.config_no,
     }

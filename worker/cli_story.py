@@ -168,7 +168,11 @@ def _row(step: Step) -> tuple[object, ...]:
 
 
 def _tried(tried: Attempt) -> str:
-    parts = [f"HTTP {tried.status}" if tried.status else "", mask(tried.error)]
+    parts = [
+        f"route {tried.route}" if tried.route else "",
+        f"HTTP {tried.status}" if tried.status else "",
+        mask(tried.error),
+    ]
     if tried.evidence:
         reply = mask(tried.evidence)
         parts.append(reply if len(reply) <= _REPLY_SHOWN else f"{reply[:_REPLY_SHOWN]}…")
@@ -200,6 +204,7 @@ def _step(step: Step) -> dict[str, object]:
             "config_no": tried.config_no or None,
             "signed_at": tried.signed_at or None,
             "worker": tried.worker,
+            "route": tried.route,
         }
     elif step.letter is not None:
         letter = step.letter

@@ -23,6 +23,7 @@ from worker.errors import PaynotifyError, UnavailableError, UrlRefusedError
 from worker.judging import judged
 from worker.models import Pool, Reply, Request, Schedule
 from worker.rollup import Rollup
+from worker.route_board import RouteBoard
 from worker.settler import Answer, Batch, Sent, Settler, newest, summary
 from worker.shape import UNREADABLE, check_sendable, not_sent, shaped
 from worker.store import Claim, Store
@@ -70,6 +71,7 @@ class Courier:
         witness: told what an endpoint's own address showed when it acknowledged.
         doorbell: rung when there is more.
         rollup: counts what was settled.
+        routes: chooses among those of endpoints with several.
         manner: limits and defaults.
         make_transport: makes the transport, given where replies go.
     """
@@ -83,12 +85,14 @@ class Courier:
         witness: Witness,
         doorbell: Doorbell,
         rollup: Rollup,
+        routes: RouteBoard,
         manner: Manner,
         make_transport: "Callable[[Callable[[Sequence[tuple[Request, Reply]]], None]], Transport]",
     ) -> None:
         self._store = store
         self._book = book
         self._doorbell = doorbell
+        self._routes = routes
         self._manner = manner
         self._witness = witness
         self._settler = Settler(
@@ -102,6 +106,7 @@ class Courier:
             on_gone=mark_gone,
             on_settled=self._after_settle,
             rollup=rollup,
+            routes=routes,
             batch_size=manner.batch_size,
             wait_s=manner.settle_s,
             slow_after_ms=manner.slow_after_ms,
@@ -260,13 +265,17 @@ class Courier:
             )
             return batch
         batch.names = tuple(endpoint.name for endpoint in endpoints.values())
+        self._routes.look(endpoints.values())
         signed_at = clock.unix_s()
         requests: list[Request] = []
         unsent: list[Answer] = []
         for row in claim.rows:
             endpoint = endpoints.get(row.endpoint_id, UNREADABLE)
+            via = None
+            if endpoint.routes and not row.notify_url:
+                endpoint, via = self._routes.choose(endpoint)
             version = newest(endpoint.secrets)
-            sent = Sent(row, endpoint, version, batch, keep_until_s, signed_at)
+            sent = Sent(row, endpoint, version, batch, keep_until_s, signed_at, via)
             try:
                 check_sendable(row, endpoint)
                 requests.append(
@@ -310,7 +319,8 @@ class Courier:
 
     def _saw_certificate(self, sent: Sent, reply: Reply) -> None:
         """Say what an endpoint showed when it acknowledged; of a stranger's we take no note."""
-        if sent.claimed.notify_url or self._witness.knows(sent.endpoint.id, reply.certificate):
+        stranger = sent.claimed.notify_url or (sent.via and sent.via.no)
+        if stranger or self._witness.knows(sent.endpoint.id, reply.certificate):
             return
         if acks.met(sent.endpoint.ack, reply.status, reply.body):
             self._witness.saw(sent.endpoint.id, reply.certificate)

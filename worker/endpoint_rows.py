@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import Row
 
 from worker.models import AckRule, Allowed, BodyRule, Encoding, Endpoint, EndpointState, Schedule
+from worker.route_facts import Route
 
 # Fields of Endpoint that live in the JSON document; the others have columns of their own.
 CONFIG = (
@@ -35,6 +36,10 @@ CONFIG = (
     "revive",
     "freeze",
     "ordering_wait_s",
+    "routes",
+    "weight",
+    "pinned",
+    "routes_made",
 )
 
 
@@ -51,6 +56,7 @@ def config_text(endpoint: Endpoint) -> str:
     config["allowed"] = asdict(endpoint.allowed)
     config["options"] = dict(endpoint.options)
     config["schedules"] = [[pattern, asdict(plan)] for pattern, plan in endpoint.schedules]
+    config["routes"] = [asdict(route) for route in endpoint.routes]
     return json.dumps(config, ensure_ascii=False, separators=(",", ":"))
 
 
@@ -94,6 +100,7 @@ def read_config(text: str) -> dict[str, Any]:
         config["schedules"] = tuple(
             (pattern, read_schedule(plan)) for pattern, plan in config["schedules"]
         )
+    config["routes"] = tuple(Route(**route) for route in raw.get("routes", ()))
     return config
 
 

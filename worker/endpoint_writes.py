@@ -10,14 +10,16 @@ from datetime import timedelta
 
 from sqlalchemy import ColumnElement, Connection, delete, insert, select, update
 
-from worker import columns, tables
+from worker import columns, tables, tables_routes
 from worker.endpoint_rows import config_text, read_endpoint
 from worker.models import Endpoint, EndpointState, Secret
+from worker.route_facts import OWN
 from worker.sealing import Sealer
 
 _ENDPOINT = tables.endpoint
 _SECRET = tables.endpoint_secret
 _LANE = tables.lane
+_ROUTE = tables_routes.callback_route
 
 
 def locked(connection: Connection, which: ColumnElement[bool]) -> Endpoint | None:
@@ -58,6 +60,20 @@ def save(connection: Connection, endpoint: Endpoint) -> None:
             config_no=endpoint.config_no,
         )
     )
+
+
+def forget_routes(connection: Connection, before: Endpoint, after: Endpoint) -> None:
+    """Forget how routes did that are gone, or lead somewhere else now."""
+    now = dict(_urls(after))
+    gone = [no for no, url in _urls(before) if now.get(no) != url]
+    if gone:
+        connection.execute(
+            delete(_ROUTE).where(_ROUTE.c.endpoint_id == after.id, _ROUTE.c.no.in_(gone))
+        )
+
+
+def _urls(endpoint: Endpoint) -> list[tuple[int, str]]:
+    return [(OWN, endpoint.url), *((route.no, route.url) for route in endpoint.routes)]
 
 
 def seal_client(connection: Connection, sealer: Sealer, endpoint: Endpoint) -> None:
@@ -164,7 +180,7 @@ def write_audit(
 
 def changes(before: Endpoint, after: Endpoint, given: Iterable[str]) -> dict[str, object]:
     """Tell what a change did, as the audit log keeps it: no key, no query of a URL."""
-    names = {"state", "config_no"} | set(given)
+    names = {"state", "config_no", "routes", "weight", "pinned"} | set(given)
     was, now = _facts(before), _facts(after)
     facts: dict[str, object] = {
         name: [was.get(name), now.get(name)]
@@ -180,6 +196,9 @@ def _facts(endpoint: Endpoint) -> dict[str, object]:
     facts: dict[str, object] = json.loads(config_text(replace(endpoint, ca_pem=None)))
     facts["ca_pem"] = "set" if endpoint.ca_pem else None
     facts["url"] = endpoint.url.partition("?")[0]  # legacy merchants keep keys in the query
+    facts["routes"] = [
+        [route.no, route.url.partition("?")[0], route.weight] for route in endpoint.routes
+    ]
     facts["state"] = endpoint.state
     facts["config_no"] = endpoint.config_no
     return facts

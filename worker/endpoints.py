@@ -19,6 +19,7 @@ from worker import endpoint_writes as write
 from worker import freeze_writes, guard, tables
 from worker.database import unavailable
 from worker.endpoint_fields import Fields
+from worker.endpoint_routes import allowed
 from worker.endpoint_rows import config_text, read_endpoint
 from worker.errors import BadFieldError, NotFoundError, WrongStateError
 from worker.fields import visible
@@ -137,6 +138,16 @@ class Endpoints:
             return self._with(before, fields)
 
         return self._change(name, "endpoint.update", who, why, changed, fields)
+
+    def change_routes(
+        self, name: str, change: Callable[[Endpoint], Endpoint], *, action: str, who: str, why: str
+    ) -> Endpoint:
+        """Change the routes of an endpoint by one of the rules in ``endpoint_routes.py``.
+
+        Raises:
+            BadFieldError, NotFoundError, WrongStateError: nothing was changed.
+        """
+        return self._change(name, action, who, why, lambda before: allowed(change(before)), {})
 
     def pause(self, name: str, *, who: str, why: str) -> Endpoint:
         """Hold all notifications of an endpoint; nothing burns. Pausing again keeps the new why."""
@@ -278,6 +289,7 @@ class Endpoints:
             manner.check_manner(changed)
         if given.keys() & {"url", "allowed"}:
             guard.check_url(changed.url, changed.allowed, field="url")
+            allowed(changed)
         return changed
 
     def _insert(
@@ -347,6 +359,7 @@ class Endpoints:
             if _signing(after) != _signing(before):
                 self._check_secrets(connection, after)
             write.save(connection, after)
+            write.forget_routes(connection, before, after)
             if "client_pem" in given:
                 write.seal_client(connection, self._sealer, after)
             if also is not None:

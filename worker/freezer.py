@@ -6,6 +6,7 @@ whose address is not the one that was frozen.
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
@@ -14,9 +15,12 @@ from worker import freeze_probes, freezes, telemetry
 from worker.breaker import Policy
 from worker.database import unavailable
 from worker.endpoint_book import EndpointBook
+from worker.endpoint_routes import through
 from worker.freeze_probes import NOT_SENT, Due, Probe, Thawed
 from worker.freeze_rules import Manner, Move
-from worker.ping import ping_all
+from worker.models import Endpoint
+from worker.ping import Pong, ping_all
+from worker.route_facts import OWN
 from worker.sealing import Sealer
 from worker.settings import Settings
 
@@ -95,8 +99,7 @@ class Freezer:
 
     def _sent(self, due: Sequence[Due]) -> list[Probe]:
         wanted = [(each.endpoint_id, each.config_no) for each in due if each.same_url]
-        opened = self._book.many(wanted)
-        pongs = ping_all([*opened.values()], self._settings)
+        pongs = self._pongs([*self._book.many(wanted).values()])
         probes = []
         for each in due:
             pong = pongs.get(each.endpoint_id) if each.same_url else None
@@ -113,6 +116,25 @@ class Freezer:
                     )
                 )
         return probes
+
+    def _pongs(self, opened: Sequence[Endpoint]) -> dict[int, Pong]:
+        """Ping endpoints through every route they may use; by endpoint id."""
+        calls = [(one, no) for one in opened for no in _routes(one)]
+        answers = ping_all([through(one, no) for one, no in calls], self._settings)
+        pongs: dict[int, Pong] = {}
+        for (one, no), pong in zip(calls, answers, strict=True):
+            # The certificate that counts is the one of its own address.
+            seen = pong if no == OWN else replace(pong, certificate="")
+            # One route that answers is enough: what goes out will find it.
+            if one.id not in pongs or (seen.acked and not pongs[one.id].acked):
+                pongs[one.id] = seen
+        return pongs
+
+
+def _routes(endpoint: Endpoint) -> list[int]:
+    if endpoint.pinned is not None:
+        return [endpoint.pinned]
+    return [OWN, *(route.no for route in endpoint.routes)]
 
 
 def _tell(done: Thawed, probe: Probe) -> None:

@@ -73,6 +73,7 @@ def judged(
         secret_version=sent.secret_version,
         signed_at=sent.signed_at,
         config_no=endpoint.config_no,
+        via=sent.via,
     )
 
 

@@ -98,6 +98,7 @@ def attempts(connection: Connection, notification_id: int) -> list[Attempt]:
             signed_at=row.signed_at,
             config_no=row.config_no,
             worker=row.worker,
+            route=row.route,
         )
         for row in connection.execute(query)
     ]

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from worker.route_facts import Route, Via
+
 
 class State(StrEnum):
     """Where a notification is in its life; see ``states.py`` for the edges."""
@@ -196,6 +198,10 @@ class Endpoint:
         freeze: it is held when it keeps failing, and let go when it answers a ping again.
         ordering_wait_s: longest an event holds up later ones of its ordering key; None is the
             setting's.
+        routes: other addresses of it, in order; used when ``url`` is in trouble, or beside it.
+        weight: of ``url`` among them, see :class:`worker.route_facts.Route`.
+        pinned: number of the route a person wants to be used and no other; None is none.
+        routes_made: highest number a route of it ever had.
         secrets: live secrets, newest first, one or two.
         config_no: rises with every change; caches compare it.
     """
@@ -228,6 +234,10 @@ class Endpoint:
     revive: bool = True
     freeze: bool = True
     ordering_wait_s: int | None = None
+    routes: tuple[Route, ...] = ()
+    weight: int = 100
+    pinned: int | None = None
+    routes_made: int = 0
     secrets: tuple[Secret, ...] = field(default=(), repr=False)
     config_no: int = 1
 
@@ -355,6 +365,7 @@ class Settlement:
         secret_version: version of the newest secret that signed; 0 when none did.
         signed_at: whole seconds since 1970; 0 when nothing was signed.
         config_no: version of the endpoint it was sent with.
+        via: the route it took; None when its endpoint has but one.
     """
 
     claimed: Claimed
@@ -367,6 +378,7 @@ class Settlement:
     secret_version: int
     signed_at: int = 0
     config_no: int = 0
+    via: Via | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

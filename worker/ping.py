@@ -59,33 +59,31 @@ def ping(endpoint: Endpoint, chosen: Settings) -> Pong:
     return once(endpoint, chosen, message_id=_new_id(), event_type=EVENT_TYPE, payload=_payload())
 
 
-def ping_all(endpoints: Sequence[Endpoint], chosen: Settings) -> dict[int, Pong]:
+def ping_all(endpoints: Sequence[Endpoint], chosen: Settings) -> list[Pong]:
     """Ping many endpoints at once and wait for all of them; the slowest says how long that is.
 
     Args:
-        endpoints: with their secrets, each once.
+        endpoints: with their secrets; one with several routes once for each.
         chosen: for the transport's limits.
 
     Returns:
-        By endpoint id. What cannot be signed or may not be called is a pong too.
+        One for each, in order. What cannot be signed or may not be called is a pong too.
     """
     pongs: dict[int, Pong] = {}
     requests: list[Request] = []
-    for endpoint in endpoints:
+    for place, endpoint in enumerate(endpoints):
         message_id = _new_id()
         try:
             claimed = _claimed(endpoint, message_id, EVENT_TYPE, _payload())
-            requests.append(_shaped(claimed, endpoint, chosen, tag=(endpoint, message_id)))
+            requests.append(_shaped(claimed, endpoint, chosen, tag=(place, message_id)))
         except BadFieldError as error:
             refused = isinstance(error, UrlRefusedError)
             code = Failure.REFUSED if refused else Failure.UNSENDABLE
-            pongs[endpoint.id] = Pong(
-                code=code.value, status=0, elapsed_ms=0, message_id=message_id
-            )
+            pongs[place] = Pong(code=code.value, status=0, elapsed_ms=0, message_id=message_id)
     for request, reply in _send(requests, chosen):
-        endpoint, message_id = cast("tuple[Endpoint, str]", request.tag)
-        pongs[endpoint.id] = _pong(endpoint, reply, message_id)
-    return pongs
+        place, message_id = cast("tuple[int, str]", request.tag)
+        pongs[place] = _pong(endpoints[place], reply, message_id)
+    return [pongs[place] for place in range(len(endpoints))]
 
 
 def once(

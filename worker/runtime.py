@@ -22,6 +22,8 @@ from worker.endpoints import Endpoints
 from worker.models import Reply, Request
 from worker.quarantine import Quarantine
 from worker.rollup import Rollup
+from worker.route_board import RouteBoard
+from worker.route_facts import RoutePolicy
 from worker.sealing import Sealer, sealer_of
 from worker.settings import Settings
 from worker.store import Rules, Store
@@ -71,6 +73,7 @@ class Runtime:
             witness=self._witness,
             doorbell=Doorbell(desk.broker_url, timeout_s=1.0),
             rollup=self._rollup,
+            routes=RouteBoard(desk.engine, route_policy(chosen)),
             manner=Manner(
                 worker=name,
                 batch_size=chosen.batch_size,
@@ -181,6 +184,20 @@ def open_desk(chosen: Settings, *, pool_size: int = 5) -> Desk:
         sealer=sealer,
         broker_url=broker_url,
         notifier=Notifier(broker_url, ordering_wait_s=chosen.ordering_wait_s),
+    )
+
+
+def route_policy(chosen: Settings) -> RoutePolicy:
+    """Read when callback routes trip and how they return."""
+    return RoutePolicy(
+        failures=chosen.route_failures,
+        ratio=chosen.breaker_ratio,
+        window_s=chosen.breaker_window_s,
+        minimum=chosen.breaker_minimum,
+        pause_s=chosen.breaker_open_s,
+        pause_max_s=chosen.breaker_open_max_s,
+        steps=chosen.route_steps,
+        step_s=chosen.route_step_s,
     )
 
 

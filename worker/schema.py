@@ -15,6 +15,7 @@ from worker import (
     tables_freeze,
     tables_orders,
     tables_retention,
+    tables_routes,
     tables_schedules,
 )
 from worker.columns import metadata
@@ -31,6 +32,7 @@ _DECLARED_BY = (
     tables_freeze,
     tables_orders,
     tables_retention,
+    tables_routes,
     tables_schedules,
 )
 # Two processes that migrate at once take turns.

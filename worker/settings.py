@@ -16,13 +16,16 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 
 from worker.errors import SettingsError
 from worker.models import Schedule
+from worker.route_facts import check_steps
 
 PREFIX = "PAYNOTIFY_"
 _HERE = Path(__file__).resolve().parent.parent
 # pyproject.toml packs config/ into an installation under this name.
 _PACKED = Path(__file__).resolve().parent / "shipped"
 SHIPPED = _PACKED if _PACKED.is_dir() else _HERE / "config"
-_LISTS = ("schedule_s", "terminal_statuses", "flower_basic_auth", "previous_master_keys")
+_LISTS = (
+    "schedule_s", "terminal_statuses", "route_steps", "flower_basic_auth", "previous_master_keys",
+)  # fmt: skip
 
 
 class Settings(BaseSettings):
@@ -95,6 +98,11 @@ class Settings(BaseSettings):
         30, ge=1, le=3600, description="first pause; doubles each time the probe fails"
     )
     breaker_open_max_s: int = Field(600, ge=1, le=86_400, description="longest pause")
+    route_failures: int = Field(5, ge=1, le=10_000, description="failures in a row to trip a route")
+    route_steps: Annotated[tuple[int, ...], NoDecode] = Field(
+        (5, 25, 100), description="percent of its traffic a returning route gets, step by step"
+    )
+    route_step_s: float = Field(20.0, ge=0.1, le=3600, description="least length of such a step")
     freeze_after_trips: int = Field(
         3, ge=0, le=100, description="openings of a breaker in a row that freeze; 0: never"
     )
@@ -182,6 +190,8 @@ class Settings(BaseSettings):
         if any(not 100 <= status <= 999 for status in value):
             raise ValueError("must be HTTP statuses from 100 to 999")
         return value
+
+    _steps = field_validator("route_steps")(check_steps)
 
     @field_validator("data_dir")
     @classmethod

@@ -13,6 +13,8 @@ from worker import clock, telemetry
 from worker.errors import UnavailableError
 from worker.models import Claimed, Decision, Endpoint, Failure, Pool, Reply, Secret, Settlement
 from worker.rollup import Rollup
+from worker.route_board import RouteBoard
+from worker.route_facts import Via
 from worker.seen import Tally
 from worker.store import Store
 
@@ -76,8 +78,10 @@ class Sent:
     """What travels with a request and comes back with its reply.
 
     Attributes:
+        endpoint: as it is called through the route.
         keep_until_s: monotonic time after which the lease may be somebody else's.
         signed_at: whole seconds since 1970; 0 when nothing was signed.
+        via: the route; None when there is but one.
     """
 
     claimed: Claimed
@@ -86,6 +90,7 @@ class Sent:
     batch: Batch
     keep_until_s: float
     signed_at: int = 0
+    via: Via | None = None
 
 
 Answer = tuple[Sent, Reply]
@@ -106,6 +111,7 @@ class Settler:
         on_settled: told the batches that moved, and how many rows were let go by them, after they
             are written.
         rollup: counts every verdict.
+        routes: told how those of endpoints with several went.
         batch_size: verdicts written at once, at most.
         wait_s: how long a verdict waits for company.
         slow_after_ms: replies slower than this are worth telling the breaker.
@@ -119,6 +125,7 @@ class Settler:
         on_gone: Callable[[int, int], object],
         on_settled: Callable[[set[Batch], int], None],
         rollup: Rollup,
+        routes: RouteBoard,
         batch_size: int,
         wait_s: float,
         slow_after_ms: float,
@@ -128,6 +135,7 @@ class Settler:
         self._on_gone = on_gone
         self._on_settled = on_settled
         self._rollup = rollup
+        self._routes = routes
         self._batch_size = batch_size
         self._wait_s = wait_s
         self._slow_after_ms = slow_after_ms
@@ -219,6 +227,7 @@ class Settler:
             (settlement.claimed.endpoint_id, settlement.claimed.config_no)
             for settlement, _ in pairs
             if settlement.verdict.decision is Decision.HOLD
+            and not self._routes.outlives(settlement)
         }:
             self._on_gone(endpoint_id, config_no)
 
@@ -262,11 +271,11 @@ class Settler:
 
     def _tell_health(self, settlements: Sequence[Settlement]) -> None:
         """Move breakers on; spotless lanes that stay spotless cost nothing."""
-        tallies = tallied(settlements, slow_after_ms=self._slow_after_ms)
-        if not tallies:
-            return
         try:
-            self._store.tell_health(tallies)
+            heard = self._routes.hear(settlements)
+            tallies = tallied(heard, slow_after_ms=self._slow_after_ms)
+            if tallies:
+                self._store.tell_health(tallies)
         except Exception as error:  # noqa: BLE001 - this thread outlives it
             # Health is advice, not truth: the next failures will say it again.
             telemetry.log(telemetry.Event.HEALTH_LOST, level="warning", why=str(error))

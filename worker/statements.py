@@ -167,9 +167,9 @@ SETTLE = f"""
 WITH v AS MATERIALIZED (
   SELECT * FROM unnest(%s::bigint[], %s::int[], %s::text[], %s::float8[], %s::int[], %s::text[],
       %s::int[], %s::text[], %s::text[], %s::int[], %s::text[], %s::int[],
-      %s::bigint[], %s::int[], %s::text[])
+      %s::bigint[], %s::int[], %s::text[], %s::int[])
     AS v (id, claim_no, state, delay_s, given_back, outcome, status, error, evidence, elapsed_ms,
-          remote_ip, secret_version, signed_at, config_no, reason)
+          remote_ip, secret_version, signed_at, config_no, reason, route)
 ),
 moved AS (
   UPDATE paynotify_delivery d
@@ -184,14 +184,14 @@ moved AS (
    WHERE d.id = v.id AND d.claim_no = v.claim_no AND coalesce(d.state, '') = 'sending'
   -- Carries what the rest needs: a second join with v would be guessed at ten rows and looped.
   RETURNING d.id, d.attempt_no, v.state, v.outcome, v.status, v.error, v.evidence, v.elapsed_ms,
-            v.remote_ip, v.secret_version, v.signed_at, v.config_no, v.reason
+            v.remote_ip, v.secret_version, v.signed_at, v.config_no, v.reason, v.route
 ),
 closed AS (
   UPDATE paynotify_attempt a
      SET finished_at = statement_timestamp(), outcome = m.outcome, status = m.status,
          error = m.error, evidence = m.evidence, elapsed_ms = m.elapsed_ms,
          remote_ip = m.remote_ip, secret_version = m.secret_version,
-         signed_at = m.signed_at, config_no = m.config_no
+         signed_at = m.signed_at, config_no = m.config_no, route = m.route
     FROM moved m
    WHERE a.notification_id = m.id AND a.attempt_no = m.attempt_no
 ),

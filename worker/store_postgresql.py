@@ -320,4 +320,5 @@ def _settle_row(settlement: Settlement) -> tuple[object, ...]:
         settlement.signed_at,
         settlement.config_no,
         verdict.reason.value if verdict.reason else "",
+        settlement.via.no if settlement.via else 0,
     )

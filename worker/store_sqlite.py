@@ -96,7 +96,7 @@ UPDATE paynotify_delivery
 _CLOSE = """
 UPDATE paynotify_attempt
    SET finished_at = :now, outcome = :outcome, status = :status, error = :error,
-       evidence = :evidence, elapsed_ms = :elapsed_ms, remote_ip = :remote_ip,
+       evidence = :evidence, elapsed_ms = :elapsed_ms, remote_ip = :remote_ip, route = :route,
        secret_version = :secret_version, signed_at = :signed_at, config_no = :config_no
  WHERE notification_id = :id AND claim_no = :claim_no
 """
@@ -220,8 +220,7 @@ class SqliteStore(Upkeep):
         return taken
 
     def _take(self, tx: sqlite3.Connection, row_id: int, worker: str, now: int) -> Claimed:
-        lease_until = now + int(self._rules.lease_s * 1_000_000)
-        _one(tx, _TAKE, id=row_id, lease_until=lease_until)
+        _one(tx, _TAKE, id=row_id, lease_until=now + int(self._rules.lease_s * 1_000_000))
         _one(tx, _OPEN, id=row_id, worker=worker, now=now)
         return claimed_row(_all(tx, _CARRIED, id=row_id, now=now)[0])
 
@@ -229,8 +228,7 @@ class SqliteStore(Upkeep):
         """See :meth:`worker.store.Store.claim_suspect`."""
         with self._write() as tx:
             now = _now()
-            ids = [row[0] for row in _all(tx, _SUSPECT, now=now)]
-            rows = tuple(self._take(tx, row_id, worker, now) for row_id in ids)
+            rows = tuple(self._take(tx, row[0], worker, now) for row in _all(tx, _SUSPECT, now=now))
         return Claim(rows=rows, more=bool(rows))
 
     def suspects(self) -> bool:
@@ -342,6 +340,7 @@ def _settle_one(tx: sqlite3.Connection, settlement: Settlement, now: int) -> boo
         secret_version=settlement.secret_version,
         signed_at=settlement.signed_at,
         config_no=settlement.config_no,
+        route=settlement.via.no if settlement.via else 0,
     )
     if verdict.reason:
         _bury(

@@ -250,6 +250,8 @@ attempt = Table(
     number("secret_version"),
     Column("signed_at", BigInteger, nullable=False, server_default="0"),
     number("config_no"),
+    # Which of several routes it took; 0 is the endpoint's own URL, or its notification's.
+    number("route"),
     # store.backlog: the last minute. BRIN costs a claim next to nothing, rows come in time order.
     Index(
         "paynotify_attempt_started",

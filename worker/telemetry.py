@@ -43,6 +43,7 @@ class Event(StrEnum):
     SETTLE_RETRY = "settle.retry"  # the database did not take verdicts; tried again
     UNSETTLED = "settle.given_up"  # verdicts dropped, because their lease was nearly over
     HEALTH_LOST = "health.lost"  # a breaker was not told; the next failures will
+    ROUTE_MOVED = "route.moved"  # a callback route tripped, came back a step, or is sound
     MEASURES_KEPT = "measures.kept"  # counts the database did not take; written with the next
     FROZEN = "endpoint.frozen"  # held because it keeps failing; probed until it answers
     FREEZE_MOVED = "endpoint.freeze_moved"  # a probe let it go, or it waits for a person

@@ -23,6 +23,7 @@ class Attempt:
     signed_at: int
     config_no: int
     worker: str
+    route: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -52,7 +52,7 @@ def run(line: str) -> "subprocess.CompletedProcess[str]":
 
 def test_a_newcomer_registers_enqueues_and_sees_it(home: Path) -> None:
     script = "\n".join(blocks("python"))
-    add, show = [line for line in commands() if line not in _ELSEWHERE]
+    add, show, *later = [line for line in commands() if line not in _ELSEWHERE]
     assert add.startswith("paynotify endpoint add")
     added = run(add)
     assert added.returncode == 0, added.stderr
@@ -73,6 +73,9 @@ def test_a_newcomer_registers_enqueues_and_sees_it(home: Path) -> None:
     assert shown.returncode == 0, shown.stderr
     assert "A1001:paid" in shown.stdout
     assert "pending" in shown.stdout
+    for line in later:
+        done = run(line)
+        assert done.returncode == 0, done.stderr
 
 
 def test_the_insert_of_a_host_without_python_becomes_a_notification(home: Path) -> None:

@@ -8,6 +8,7 @@
     python3 -m tests.faults orders --count 10000
     python3 -m tests.faults freeze --count 10000 --rate 200
     python3 -m tests.faults ordering --keys 1000 --events 10
+    python3 -m tests.faults routes --per-s 300
 
 Each prints what it measured and the comparison of the three books, and fails when a promise is
 broken.
@@ -26,13 +27,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.faults import beats, freeze, hanging, kills, ordering, orders, outage
+from tests.faults import beats, freeze, hanging, kills, ordering, orders, outage, routes
 from tests.faults.site import Site, site
 from tests.services import PostgresServer, RedisServer
 from worker import database, schema
 
 _RATE_KEPT = 0.8
 _P99_GROWTH = 1.2
+_SWITCH_MS = 500
 
 
 @contextmanager
@@ -123,6 +125,18 @@ def _ordering(given: argparse.Namespace) -> str:
     return f"out of order: {ran.wrong[:5]}" if ran.wrong else ""
 
 
+def _routes(given: argparse.Namespace) -> str:
+    changes = {"breaker_open_s": 3, "breaker_minimum": 40, "route_step_s": 5.0}
+    with _servers(**changes) as (place, _, _):
+        ran = routes.run(place, per_s=given.per_s, workers=2)
+    print(ran.text())
+    ran.books.check()
+    on_wire = ran.books.on_wire_of(ran.killed)
+    if ran.books.duplicates > on_wire:
+        return f"more than {on_wire} duplicates"
+    return "" if ran.switch_ms <= _SWITCH_MS else f"the switch took {ran.switch_ms:.0f} ms"
+
+
 _RUNS: dict[str, Callable[[argparse.Namespace], str]] = {
     "kills": _kills,
     "outage": _outage,
@@ -131,6 +145,7 @@ _RUNS: dict[str, Callable[[argparse.Namespace], str]] = {
     "orders": _orders,
     "freeze": _freeze,
     "ordering": _ordering,
+    "routes": _routes,
 }
 
 

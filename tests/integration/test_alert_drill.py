@@ -19,6 +19,7 @@ from tests.seeding import add_due, add_lane, change_lane
 from worker import tables
 from worker.tables_freeze import freeze
 from worker.tables_orders import evidence, payment_order, recon_case
+from worker.tables_routes import callback_route
 from worker.tables_schedules import sweep, tick
 
 Change = Callable[[Engine, datetime], None]
@@ -97,6 +98,19 @@ def _let_go(engine: Engine, now: datetime) -> None:
 def _set_endpoint(engine: Engine, state: str) -> None:
     with engine.begin() as tx:
         tx.execute(update(tables.endpoint).values(state=state))
+
+
+def _route_trips(engine: Engine, now: datetime) -> None:
+    endpoint_id = add_lane(engine)
+    with engine.begin() as tx:
+        # Of the second no endpoint knows any more.
+        rows = [{"endpoint_id": endpoint_id, "no": no, "standing": "tripped"} for no in (0, 7)]
+        tx.execute(insert(callback_route), rows)
+
+
+def _route_returns(engine: Engine, now: datetime) -> None:
+    with engine.begin() as tx:
+        tx.execute(update(callback_route).values(standing="sound").where(callback_route.c.no == 0))
 
 
 def _counted(**counts: int) -> Change:
@@ -207,6 +221,7 @@ SCENARIOS = {
     "failures-in-row": Scenario(cause=_half_way, cure=_healthy, subject="acme"),
     "breakers-open": Scenario(cause=_ten_open, cure=_all_closed),
     "endpoint-gone": Scenario(cause=_gone, cure=_back, subject="acme"),
+    "route-tripped": Scenario(cause=_route_trips, cure=_route_returns, subject="acme"),
     "endpoint-frozen": Scenario(cause=_frozen(), cure=_let_go, subject="acme"),
     "freeze-waits": Scenario(cause=_frozen("its URL changed"), cure=_let_go, subject="acme"),
     "dead-letters": Scenario(cause=_counted(dead=20)),

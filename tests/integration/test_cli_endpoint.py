@@ -104,6 +104,33 @@ def test_an_update_changes_only_what_it_names(terminal: Terminal) -> None:
     assert after["allowed"] == {"http": False, "ports": [], "networks": []}
 
 
+def test_routes_are_added_weighed_pinned_listed_and_removed(terminal: Terminal) -> None:
+    _add(terminal)
+    words = ("endpoint", "route")
+    assert "but its own URL" in terminal.ok(*words, "list", "acme").out
+    said = terminal.ok(*words, "add", "acme", "https://b.acme.com/cb?key=1", "--why", "spare")
+    assert "route 1" in said.out
+    said = terminal.ok(*words, "weight", "acme", "1", "50", "--why", "share", "--json")
+    assert [route["weight"] for route in said.json["routes"]] == [100, 50]
+    assert "key=1" not in said.out
+    terminal.ok(*words, "pin", "acme", "1", "--why", "tonight")
+    shown = terminal.ok("endpoint", "show", "acme", "--json").json
+    assert [(route["no"], route["weight"], route["percent"]) for route in shown["routes"]] == [
+        (0, 100, 0.0),
+        (1, 50, 100.0),
+    ]
+    assert shown["pinned"] == 1
+    listed = terminal.ok(*words, "list", "acme").out
+    assert "sound, pinned" in listed
+    assert "key=1" not in listed
+    assert "unpin" in terminal(*words, "remove", "acme", "1", "--why", "closed").err
+    terminal.ok(*words, "unpin", "acme", "--why", "done")
+    assert "STANDING" in terminal.ok("endpoint", "show", "acme").out
+    terminal.ok(*words, "remove", "acme", "1", "--why", "closed")
+    refused = terminal(*words, "add", "acme", "https://127.0.0.1/", "--why", "spare")
+    assert (refused.code, "IP address" in refused.err) == (1, True)
+
+
 def test_pause_resume_and_delete_say_what_became_of_it(terminal: Terminal) -> None:
     _add(terminal)
     assert "paused" in terminal.ok("endpoint", "pause", "acme", "--why", "moving").out
@@ -155,6 +182,17 @@ def test_a_test_message_is_signed_sent_and_judged(terminal: Terminal, merchant: 
     [got] = [r for r in merchant.ledger() if r.message_id in said.out]
     assert '"type":"paynotify.ping"' in (got.body or "")
     assert got.headers["webhook-signature"].startswith("v1,")
+
+
+def test_a_test_message_goes_through_the_route_that_is_named(
+    terminal: Terminal, merchant: Receiver
+) -> None:
+    _add_local(terminal, merchant, "/503")
+    words = ("endpoint", "route", "add", "local", merchant.url("/success"))
+    terminal.ok(*words, "--why", "a spare")
+    assert terminal("endpoint", "test", "local").code == 1
+    assert terminal.ok("endpoint", "test", "local", "--route", "1").out.startswith("acked")
+    assert "it has 0, 1" in terminal("endpoint", "test", "local", "--route", "2").err
 
 
 @pytest.mark.parametrize(("path", "code"), [("/503", "not_acked"), ("/hang", "timeout")])

@@ -18,7 +18,7 @@ from tests.office import add_endpoint, enqueue, office, state_of, until
 from tests.receiver import Receiver
 from tests.seeding import add_due, add_lane, change_lane, row_of, settle, store_on
 from tests.sweeping import whole_round
-from worker import freeze_probes, freeze_views, freezes, runtime, tables
+from worker import endpoint_routes, freeze_probes, freeze_views, freezes, runtime, tables
 from worker.breaker import Policy
 from worker.freeze_probes import Probe
 from worker.freeze_rules import CERTIFICATE_CHANGED, URL_CHANGED, Manner, Move
@@ -231,6 +231,26 @@ def _frozen(working: Runtime, merchant: Receiver, path: str, **fields: Any) -> E
 
 def _pings(merchant: Receiver, path: str) -> int:
     return sum(record.path == path for record in merchant.ledger())
+
+
+def test_one_whose_other_route_answers_is_let_go(working: Runtime, merchant: Receiver) -> None:
+    merchant.control("spare", 503)
+    endpoint = add_endpoint(working, merchant, "/503")
+    working.desk.endpoints.change_routes(
+        endpoint.name,
+        lambda before: endpoint_routes.added(before, merchant.url("/toggle/spare"), weight=0),
+        action="endpoint.route.add",
+        who="li",
+        why="their second site",
+    )
+    _trip(working.desk.engine, endpoint.id)
+    assert _freezer(working).freeze() == 1
+    _later(working.desk.engine, probe_at=31)
+    assert _freezer(working).probe() == {"probed": 1}
+    merchant.control("spare", 200)
+    _later(working.desk.engine, probe_at=31)
+    assert _freezer(working).probe() == {"probed": 1, Move.UNFREEZE: 1}
+    assert working.desk.endpoints.get(endpoint.id).state is EndpointState.ACTIVE
 
 
 def test_the_ping_is_judged_by_the_endpoints_own_ack_rule(

@@ -18,13 +18,13 @@ _LAYERS = tuple(
     line.split()
     for line in """
         errors clock masking plain_text telemetry lifeline bootstrap receiver_kit
-        models seen views settings
-        states retry ack guard breaker evidence payload fields money field_* berths shape \
+        models seen route_facts views settings
+        states retry ack guard breaker routes evidence payload fields money field_* berths shape \
             sealing signers.* columns tables* database schema statements ordering* store_rows \
             endpoint_rows unheard heads migrations.* freeze_rules csv_text
         store* holds freeze_* freezes endpoint* profile* transport connections wire identity \
             bells mailbox doorbell after_commit embedded lookup lanes drafts intake* \
-            missed_cursor missed
+            missed_cursor missed route_rows route_board
         client inbox deliver judging settler rollup incidents tick timeline as_sent quarantine \
             deadletters alert* audit broker ping witness freezer resealing \
             missed_proof missed_file
@@ -39,8 +39,8 @@ _LAYERS = tuple(
 )
 # Rules and facts: the same answer for the same arguments, so they may touch nothing outside.
 _PURE = (
-    "models seen states retry ack guard breaker freeze_rules payload fields money field_* shape "
-    "heads store_rows signers.* masking"
+    "models seen states retry ack guard breaker routes route_facts freeze_rules payload fields "
+    "money field_* shape heads endpoint_routes store_rows signers.* masking"
 )
 _OUTSIDE = {
     *("sqlalchemy", "psycopg", "sqlite3", "redis", "celery", "kombu", "pycurl", "requests"),
