@@ -14,15 +14,12 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from worker.bootstrap import ROOT, SHIPPED
 from worker.errors import SettingsError
 from worker.models import Schedule
 from worker.route_facts import check_steps
 
 PREFIX = "PAYNOTIFY_"
-_HERE = Path(__file__).resolve().parent.parent
-# pyproject.toml packs config/ into an installation under this name.
-_PACKED = Path(__file__).resolve().parent / "shipped"
-SHIPPED = _PACKED if _PACKED.is_dir() else _HERE / "config"
 _LISTS = (
     "schedule_s", "terminal_statuses", "route_steps", "flower_basic_auth", "previous_master_keys",
 )  # fmt: skip
@@ -349,7 +346,7 @@ def secret(name: str) -> str | None:
     return os.environ.get(name)
 
 
-def bare_environment(*, root: Path = _HERE) -> dict[str, str]:
+def bare_environment(*, root: Path = ROOT) -> dict[str, str]:
     """Build the environment of a child process that needs nothing of ours: no setting, no key."""
     environment = {name: text for name, text in os.environ.items() if not name.startswith(PREFIX)}
     return environment | {"PYTHONPATH": str(root)}
@@ -361,7 +358,7 @@ def alone(**values: Any) -> Settings:
     return Settings(**values)
 
 
-def child_environment(settings: Settings, *, root: Path = _HERE) -> dict[str, str]:
+def child_environment(settings: Settings, *, root: Path = ROOT) -> dict[str, str]:
     """Build the environment in which a child process reads exactly these settings.
 
     It holds secrets, as the environment of a service does; arguments must not.
