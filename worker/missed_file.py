@@ -179,7 +179,12 @@ class FileSink(Sink):
     def begin(self, text: str) -> None:
         """Open the part and cut off what was written after the last whole page."""
         flags = os.O_RDWR | os.O_CREAT
-        self._open = os.open(self._part, flags, 0o600)
+        try:
+            self._open = os.open(self._part, flags, 0o600)
+        except OSError as error:
+            raise BadFieldError(
+                "--out", f"{self._file} cannot be written ({error.strerror})"
+            ) from None
         os.ftruncate(self._open, self._size)
         os.lseek(self._open, self._size, os.SEEK_SET)
         super().begin(text)
