@@ -149,6 +149,10 @@ def test_a_bad_settings_file_is_named_with_its_problem(
     file = tmp_path / "paynotify.toml"
     file.write_text(text)
     _check(paynotify("status", folder=tmp_path, config=str(file)), 1, part)
+    checked = paynotify("check-config", folder=tmp_path, config=str(file))
+    assert (checked.code, part in checked.out + checked.err) == (1, True)
+    # The cron table in force is ours, for none stands beside the file.
+    assert "schedules.toml has 7 lines, all sound" in checked.out
 
 
 @pytest.mark.parametrize(
