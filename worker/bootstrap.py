@@ -21,6 +21,9 @@ from pathlib import Path
 
 _STAMP = "paynotify.stamp"
 ROOT = Path(__file__).resolve().parent.parent
+# pyproject.toml packs config/ into an installation under this name.
+_PACKED = ROOT / "worker" / "shipped"
+SHIPPED = _PACKED if _PACKED.is_dir() else ROOT / "config"
 # Settings of pip that would put the packages somewhere else than into the new .venv.
 _ELSEWHERE = ("PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PYTHONHOME", "PYTHONPATH")
 

@@ -135,7 +135,8 @@ def _check_text(arguments: list[str]) -> None:
 
 def _usage(error: TyperException) -> str:
     """Turn a usage error into one sentence with where to look."""
-    message = " ".join(error.format_message().split()).rstrip(".")
+    message = " ".join(error.format_message().split()).rstrip(".").replace("Value error, ", "")
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "paynotify"
-    return f"{message}; see `{command} --help`"
+    # Without any word typer shows the help and raises an error that says nothing.
+    return f"{message or 'say what to do'}; see `{command} --help`"

@@ -46,7 +46,7 @@ def rotate_secret(
     who: Who = "",
     as_json: Json = False,
 ) -> None:
-    """Give an endpoint a new secret; prints it, this once."""
+    """Give an endpoint a new secret; prints it, this once. Again: the oldest ends at once."""
     value, along = secret(given_secret), span(overlap, "--overlap")
     with desk() as at:
         made = at.endpoints.rotate_secret(
@@ -57,7 +57,13 @@ def rotate_secret(
         shown = handed_over(scheme, made)
         say_json({"name": name, **shown, "overlap_s": int(along.total_seconds())})
     else:
-        say(f"endpoint {name} has a new secret; the old one signs along for {along}")
+        hours = along.total_seconds() / 3600
+        old = (
+            f"the old one signs along for {hours:g} h where two fit"
+            if along
+            else "the old one ends now"
+        )
+        say(f"endpoint {name} has a new secret; {old}")
         show_secret(scheme, made)
 
 

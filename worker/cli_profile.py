@@ -46,7 +46,13 @@ def show(
         say_json(document)
         return
     tables = ("fields", "options")
-    console().print(facts([(key, value) for key, value in document.items() if key not in tables]))
+    plain = document | {"ready": "yes" if profile.ready else "no, your own"}
+    if "schedules" in document:
+        plain["schedules"] = "; ".join(
+            f"{pattern}: {', '.join(map(str, plan.delays_s))}"
+            for pattern, plan in check.check_schedules(profile.implied["schedules"])
+        )
+    console().print(facts([(key, value) for key, value in plain.items() if key not in tables]))
     for key in tables:
         pairs = document[key]
         if isinstance(pairs, dict) and pairs:

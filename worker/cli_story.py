@@ -152,7 +152,7 @@ def show(story: Story) -> None:
 
 def _state(past: Timeline) -> str:
     state = past.state.value
-    return state if past.standing == state else f"{state}: {past.standing}"
+    return past.standing if past.standing.startswith(state) else f"{state}: {past.standing}"
 
 
 def _row(step: Step) -> tuple[object, ...]:
@@ -184,7 +184,8 @@ def _detail(step: Step) -> str:
     if letter is None:
         return ""
     if step.kind is Kind.DIED:
-        return f"dead letter {letter.id}: {letter.reason.value} after {letter.attempts} attempts"
+        tries = f"{letter.attempts} attempt{'' if letter.attempts == 1 else 's'}"
+        return f"dead letter {letter.id}: {letter.reason.value} after {tries}"
     return f"dead letter {letter.id}, by {letter.resolved_by}: {letter.resolved_why}"
 
 

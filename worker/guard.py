@@ -210,7 +210,7 @@ def _examine(url: str, allowed: Allowed) -> Target:
     scheme, authority, rest = parts.groups()
     scheme = scheme.lower()
     if scheme == "http" and not allowed.http:
-        _refuse("scheme", "starts with http://; use https, or allow http for this endpoint")
+        _refuse("scheme", "starts with http://; use https, or allow http here (--allow-http)")
     if "#" in rest:
         _refuse("fragment", "has a '#'; a fragment is never sent, leave it out (%23 in a query)")
     if "@" in authority:

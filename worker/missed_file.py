@@ -180,11 +180,16 @@ class FileSink(Sink):
 
     def begin(self, text: str) -> None:
         """Open the part and cut off what was written after the last whole page."""
-        if not self._size:
-            # Whose it was nobody knows: what is in it may be read by others, or be a link.
-            self._part.unlink(missing_ok=True)
         new = 0 if self._size else os.O_CREAT | os.O_EXCL
-        self._open = os.open(self._part, os.O_RDWR | os.O_NOFOLLOW | new, 0o600)
+        try:
+            if not self._size:
+                # Whose it was nobody knows: what is in it may be read by others, or be a link.
+                self._part.unlink(missing_ok=True)
+            self._open = os.open(self._part, os.O_RDWR | os.O_NOFOLLOW | new, 0o600)
+        except OSError as error:
+            raise BadFieldError(
+                "--out", f"{self._file} cannot be written ({error.strerror})"
+            ) from None
         os.ftruncate(self._open, self._size)
         os.lseek(self._open, self._size, os.SEEK_SET)
         super().begin(text)

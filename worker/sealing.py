@@ -193,4 +193,4 @@ def _read(file: Path) -> bytes:
 
 
 def _wrong_key(problem: str) -> str:
-    return f"master_key (PAYNOTIFY_MASTER_KEY): {problem}; it must be 32 bytes in base64. {_FIX}"
+    return f"master_key (PAYNOTIFY_MASTER_KEY): {problem}; it must be 32 bytes in base64; {_FIX}"

@@ -51,7 +51,7 @@ def look() -> list[Finding]:
     try:
         chosen = settings.load()
     except PaynotifyError as error:
-        cron = _cron(settings.folder() / "schedules.toml")
+        cron = _cron(settings.beside_or_ours("schedules.toml"))
         return [Finding(name="settings", problems=_sentences(error)), cron]
     findings = [Finding(name="settings", fact="every setting is in its range")]
     findings += _database(chosen)

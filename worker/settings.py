@@ -14,12 +14,12 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from worker.bootstrap import ROOT, SHIPPED
 from worker.errors import SettingsError
 from worker.models import Schedule
 from worker.route_facts import check_steps
 
 PREFIX = "PAYNOTIFY_"
-_HERE = Path(__file__).resolve().parent.parent
 _LISTS = (
     "schedule_s", "terminal_statuses", "route_steps", "flower_basic_auth", "previous_master_keys",
 )  # fmt: skip
@@ -296,7 +296,7 @@ def settings_file() -> Path | None:
     """Return the file of settings in force; None when there is none."""
     if "PAYNOTIFY_CONFIG" in os.environ:
         return Path(os.environ["PAYNOTIFY_CONFIG"])
-    ours = _HERE / "config" / "paynotify.toml"
+    ours = SHIPPED / "paynotify.toml"
     return ours if ours.exists() else None
 
 
@@ -332,13 +332,13 @@ def folder() -> Path:
     """Return the folder of the files in force: that of ``PAYNOTIFY_CONFIG``, else ``config/``."""
     if "PAYNOTIFY_CONFIG" in os.environ:
         return Path(os.environ["PAYNOTIFY_CONFIG"]).absolute().parent
-    return _HERE / "config"
+    return SHIPPED
 
 
 def beside_or_ours(name: str) -> Path:
     """Return the file of this name in the folder in force, or the shipped one if it has none."""
     beside = folder() / name
-    return beside if beside.exists() else _HERE / "config" / name
+    return beside if beside.exists() else SHIPPED / name
 
 
 def secret(name: str) -> str | None:
@@ -346,7 +346,7 @@ def secret(name: str) -> str | None:
     return os.environ.get(name)
 
 
-def bare_environment(*, root: Path = _HERE) -> dict[str, str]:
+def bare_environment(*, root: Path = ROOT) -> dict[str, str]:
     """Build the environment of a child process that needs nothing of ours: no setting, no key."""
     environment = {name: text for name, text in os.environ.items() if not name.startswith(PREFIX)}
     return environment | {"PYTHONPATH": str(root)}
@@ -358,7 +358,7 @@ def alone(**values: Any) -> Settings:
     return Settings(**values)
 
 
-def child_environment(settings: Settings, *, root: Path = _HERE) -> dict[str, str]:
+def child_environment(settings: Settings, *, root: Path = ROOT) -> dict[str, str]:
     """Build the environment in which a child process reads exactly these settings.
 
     It holds secrets, as the environment of a service does; arguments must not.

@@ -11,13 +11,13 @@ from pathlib import Path
 import requests
 
 from worker import broker, clock, database, runtime, schema
+from worker.bootstrap import ROOT, SHIPPED
 from worker.crew import Crew, Program, Signals
 from worker.embedded import Broker
 from worker.errors import BadFieldError, SettingsError, UnavailableError
 from worker.settings import Settings, child_environment
 
-ROOT = Path(__file__).resolve().parent.parent
-_FLOWER_CONFIG = ROOT / "config" / "flowerconfig.py"
+_FLOWER_CONFIG = SHIPPED / "flowerconfig.py"
 _QUEUES = "deliver,deliver.slow,sweep,alerts"
 # What no process needs that sends nothing.
 _KEYS = ("PAYNOTIFY_MASTER_KEY", "PAYNOTIFY_PREVIOUS_MASTER_KEYS")

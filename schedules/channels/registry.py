@@ -61,7 +61,7 @@ def find(channels: Mapping[str, Channel], name: str) -> Channel:
         return channels[name]
     near = difflib.get_close_matches(name, channels, n=1)
     hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(sorted(channels))}"
-    raise NotFoundError("channel", name[:64], hint if channels else "the file names none yet")
+    raise NotFoundError("channel", name[:64], hint if channels else "channels.toml names none yet")
 
 
 def load(path: Path) -> dict[str, Channel]:

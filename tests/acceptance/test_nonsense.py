@@ -52,7 +52,7 @@ def _check(said: Said, code: int, *parts: str) -> None:
         (("endpoint", "test", "acne"), ("no endpoint 'acne'",)),
         (("endpoint", "pause", "acme"), ("why",)),
         (("endpoint", "update", "acme", "--why", "x"), ("name what is to change",)),
-        ((*ADD, "--url", "http://acme.com/"), ("url", "https")),
+        ((*ADD, "--url", "http://acme.com/"), ("url", "https", "--allow-http")),
         ((*ADD, *URL, "--rate", "-5"), ("rate_per_s", "-5")),
         ((*ADD, *URL, "--ca", "/nowhere/ca.pem"), ("--ca", "cannot be read")),
         (("show", "4711"), ("no notification '4711'",)),
@@ -60,6 +60,10 @@ def _check(said: Said, code: int, *parts: str) -> None:
         (("list", "--since", "yesterday"), ("--since", "2h")),
         (("reseal",), ("--why",)),
         (("export-missed", "--endpoint", "acme", *WHO), ("since", "is missing")),
+        (
+            ("export-missed", "--endpoint", "acme", "--since", "1d", "--out", "/no/x", *WHO),
+            ("--out: /no/x cannot be written (No such file",),
+        ),
         (("export-missed", "--endpoint", "acme", "--cursor", "x", *WHO), ("cursor", "begin again")),
         (("cancel", "4711", "--why", "x"), ("no notification '4711'",)),
         ((*ENQUEUE,), ("--payload",)),
@@ -86,7 +90,7 @@ def test_a_value_nobody_can_use_is_named(
         (("endpoint", "add"), ("endpoint add --help",)),
         (("endpoint", "nonsense"), ("nonsense",)),
         (("endpoint", "add", "x", "--merchant", "m", *URL, "--rate", "fast"), ("--rate",)),
-        (("list", "--state", "lost"), ("--state", "lost")),
+        (("list", "--state", "lost"), ("'--state': 'lost'",)),
         (("dead", "explain", "x"), ("paynotify dead explain --help",)),
         (("dead", "explain", "9" * 30), ("paynotify dead explain --help",)),
         (("dead", "list", "--reason", "bad luck"), ("--reason",)),
@@ -99,6 +103,13 @@ def test_a_command_that_is_not_understood_says_where_help_is(
     folder: Path, words: tuple[str, ...], parts: tuple[str, ...]
 ) -> None:
     _check(paynotify(*words, folder=folder), 2, *parts)
+
+
+@pytest.mark.parametrize("words", [(), ("dead",)])
+def test_no_command_shows_help_and_says_so(folder: Path, words: tuple[str, ...]) -> None:
+    said = paynotify(*words, folder=folder)
+    _check(said, 2, "say what to do; see `paynotify")
+    assert "Commands" in said.out
 
 
 @pytest.mark.parametrize("command", ["status", "worker", "up", "migrate"])
@@ -138,6 +149,10 @@ def test_a_bad_settings_file_is_named_with_its_problem(
     file = tmp_path / "paynotify.toml"
     file.write_text(text)
     _check(paynotify("status", folder=tmp_path, config=str(file)), 1, part)
+    checked = paynotify("check-config", folder=tmp_path, config=str(file))
+    assert (checked.code, part in checked.out + checked.err) == (1, True)
+    # The cron table in force is ours, for none stands beside the file.
+    assert "schedules.toml has 7 lines, all sound" in checked.out
 
 
 @pytest.mark.parametrize(

@@ -171,6 +171,8 @@ def test_a_rotated_secret_is_a_new_one(terminal: Terminal) -> None:
     assert said["secret"].startswith("whsec_")
     assert said["secret"] != first
     assert said["overlap_s"] == 7200
+    assert "signs along for 1.5 h" in terminal.ok(*words[:-1], "--overlap", "90m").out
+    assert "the old one ends now" in terminal.ok(*words[:-1], "--overlap", "0m").out
     for bad in ("73h", "soon", "-1h"):
         assert terminal(*words, "--overlap", bad).code == 1
 

@@ -43,7 +43,9 @@ def test_profiles_are_listed_and_shown(terminal: Terminal) -> None:
     assert shown["ready"] is False
     assert (shown["scheme"], shown["method"], shown["encoding"]) == ("epay", "GET", "query")
     assert shown["fields"]["money"] == "payload.amount | trimmed"
-    assert "TRADE_SUCCESS" in terminal.ok("profile", "show", "epay").out
+    epay = terminal.ok("profile", "show", "epay").out
+    assert "TRADE_SUCCESS" in epay
+    assert "*: 60, 120, 960, 2160" in epay
     said = terminal("profile", "show", "epaj")
     assert said.code == 1
     assert "did you mean epay?" in said.err
