@@ -28,12 +28,14 @@ def terminal(
 
 
 def _commands() -> list[tuple[str, ...]]:
-    top = typer.main.get_command(cli.commands(cli.SCHEDULES))
-    found: list[tuple[str, ...]] = []
-    for name, command in getattr(top, "commands").items():  # noqa: B009 - a group has them
-        inner = getattr(command, "commands", None)
-        found += [(name, sub) for sub in inner] if inner else [(name,)]
-    return found
+    return _leaves((), typer.main.get_command(cli.commands(cli.SCHEDULES)))
+
+
+def _leaves(words: tuple[str, ...], command: object) -> list[tuple[str, ...]]:
+    inner = getattr(command, "commands", None)
+    if not inner:
+        return [words]
+    return [leaf for name, sub in inner.items() for leaf in _leaves((*words, name), sub)]
 
 
 @pytest.mark.parametrize("words", _commands(), ids=" ".join)
