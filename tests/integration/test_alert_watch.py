@@ -55,6 +55,6 @@ def test_a_beat_that_died_is_told_of_by_a_worker(desk: Desk) -> None:
 
 def test_the_jobs_say_in_one_line_what_they_did_and_keep_the_watch_quiet(desk: Desk) -> None:
     said = alert_evaluation.run(desk, {}, _Minute())
-    assert said == "19 rules: 0 opened, 0 escalated, 0 resolved, 0 open"
+    assert said == "20 rules: 0 opened, 0 escalated, 0 resolved, 0 open"
     assert alert_delivery.run(desk, {}, _Minute()) == "nothing is due"
     assert not Watch(desk).once()
