@@ -35,6 +35,9 @@ from worker.client import Notifier
 from worker.runtime import Desk
 
 _ORDERS, _REFUNDS, _ASK = "orders", "refunds", "ask"
+# Answers in one transaction: some 45 ms, so that a slow moment of the database does not make
+# everybody else wait for a quarter of a second.
+_GROUP = 25
 # Names of channels come from the host's rows: nobody knows how many there are.
 _CHANNELS = 25
 
@@ -108,7 +111,7 @@ class StatusReconciliation:
         self._checks = Checks(luck)
         corrector = Corrector(orders, self._checks, notifier)
         self._questions = Questions(orders, self._checks, corrector, policy_of)
-        self._answers = AnswerGroups(engine, corrector, read_now, most=most)
+        self._answers = AnswerGroups(engine, corrector, read_now, most=min(most, _GROUP))
         self._asker = Asker(channels, RouteBook(engine), budget_s=budget_s, wait=wait)
 
     def step(self, cursor: str) -> Step:
