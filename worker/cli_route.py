@@ -3,6 +3,7 @@
 Must never show the query of a URL.
 """
 
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -38,28 +39,16 @@ def add(
     as_json: Json = False,
 ) -> None:
     """Give an endpoint one more route, the last in order."""
-    with desk() as at:
-        after = at.endpoints.change_routes(
-            name,
-            lambda before: endpoint_routes.added(before, url, weight=weight),
-            action="endpoint.route-add",
-            who=person(who),
-            why=why,
-        )
+    after = _changed(
+        name, lambda before: endpoint_routes.added(before, url, weight=weight), "add", who, why
+    )
     _tell(after, as_json, f"called through route {after.routes_made} too")
 
 
 @app.command(epilog=example('paynotify endpoint route remove acme 1 --why "site closed"'))
 def remove(name: Name, no: No, why: Why = "", who: Who = "", as_json: Json = False) -> None:
     """Take a route away."""
-    with desk() as at:
-        after = at.endpoints.change_routes(
-            name,
-            lambda before: endpoint_routes.removed(before, no),
-            action="endpoint.route-remove",
-            who=person(who),
-            why=why,
-        )
+    after = _changed(name, lambda before: endpoint_routes.removed(before, no), "remove", who, why)
     _tell(after, as_json, f"not called through route {no} any more")
 
 
@@ -73,43 +62,33 @@ def weight(
     as_json: Json = False,
 ) -> None:
     """Change how much goes through a route."""
-    with desk() as at:
-        after = at.endpoints.change_routes(
-            name,
-            lambda before: endpoint_routes.weighted(before, no, value),
-            action="endpoint.route-weight",
-            who=person(who),
-            why=why,
-        )
+    after = _changed(
+        name, lambda before: endpoint_routes.weighted(before, no, value), "weight", who, why
+    )
     _tell(after, as_json, f"called through route {no} with weight {value}")
 
 
 @app.command(epilog=example('paynotify endpoint route pin acme 1 --why "they move tonight"'))
 def pin(name: Name, no: No, why: Why = "", who: Who = "", as_json: Json = False) -> None:
     """Send everything through one route, well or not."""
-    with desk() as at:
-        after = at.endpoints.change_routes(
-            name,
-            lambda before: endpoint_routes.pinned(before, no),
-            action="endpoint.route-pin",
-            who=person(who),
-            why=why,
-        )
+    after = _changed(name, lambda before: endpoint_routes.pinned(before, no), "pin", who, why)
     _tell(after, as_json, f"called through route {no} only")
 
 
 @app.command(epilog=example('paynotify endpoint route unpin acme --why "they have moved"'))
 def unpin(name: Name, why: Why = "", who: Who = "", as_json: Json = False) -> None:
     """Let the health of the routes decide again."""
-    with desk() as at:
-        after = at.endpoints.change_routes(
-            name,
-            lambda before: endpoint_routes.pinned(before, None),
-            action="endpoint.route-unpin",
-            who=person(who),
-            why=why,
-        )
+    after = _changed(name, lambda before: endpoint_routes.pinned(before, None), "unpin", who, why)
     _tell(after, as_json, "called through whichever route is well")
+
+
+def _changed(
+    name: str, change: Callable[[Endpoint], Endpoint], action: str, who: str, why: str
+) -> Endpoint:
+    with desk() as at:
+        return at.endpoints.change_routes(
+            name, change, action=f"endpoint.route-{action}", who=person(who), why=why
+        )
 
 
 @app.command("list", epilog=example("paynotify endpoint route list acme"))
