@@ -8,27 +8,24 @@ from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import (
-    ColumnElement,
     Connection,
     Row,
     case,
     func,
     literal,
-    literal_column,
     select,
     text,
     union_all,
 )
 
 from schedules.readings import SUBJECTS_MAX, Measure, Question, Reading, percent, span
+from worker.columns import spelled
 from worker.tables import delivery, endpoint, lane
 from worker.tables_alerts import rollup
 
 # A lease that has only just run out is the next tick's business.
 _LEASE_GRACE = timedelta(seconds=30)
 _LEASES_MAX = 10_000
-# Not a parameter: a plan made without its value could not use the index of sending rows.
-_SENDING: ColumnElement[str] = literal_column("'sending'")
 # Of an endpoint's sends; from here on it counts as failing in a storm.
 _FAILING = 0.5
 
@@ -147,7 +144,10 @@ def _expired_leases(connection: Connection, question: Question) -> Sequence[Read
     counted = _sum_since(connection, rollup.c.abandoned, question)
     few = (
         select(literal(1))
-        .where(delivery.c.state == _SENDING, delivery.c.lease_until < question.now - _LEASE_GRACE)
+        .where(
+            spelled(delivery.c.state, "sending"),
+            delivery.c.lease_until < question.now - _LEASE_GRACE,
+        )
         .limit(_LEASES_MAX)
         .subquery()
     )

@@ -13,13 +13,13 @@ from sqlalchemy import (
     and_,
     func,
     insert,
-    literal_column,
     select,
     update,
 )
 
 from schedules import rows
 from schedules.crontable import Line
+from worker.columns import spelled
 from worker.errors import BadFieldError, NotFoundError, WrongStateError
 from worker.tables import audit
 from worker.tables_schedules import schedule, sweep, tick
@@ -65,7 +65,7 @@ class Standing:
 def standings(engine: Engine) -> dict[str, Standing]:
     """Say how every line stands that a beat has ever seen."""
     with engine.connect() as connection:
-        waits = select(tick.c.name, func.count()).where(tick.c.state == literal_column("'due'"))
+        waits = select(tick.c.name, func.count()).where(spelled(tick.c.state, "due"))
         due = connection.execute(waits.group_by(tick.c.name))
         waiting: dict[str, int] = {row[0]: row[1] for row in due}
         found = connection.execute(select(schedule).order_by(schedule.c.name)).all()

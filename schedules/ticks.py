@@ -22,7 +22,6 @@ from sqlalchemy import (
     and_,
     exists,
     func,
-    literal_column,
     select,
     tuple_,
     update,
@@ -32,6 +31,7 @@ from schedules import rows
 from schedules.catch_up import GRACE, Decision, Waiting, decide
 from schedules.crontable import Line
 from worker import telemetry
+from worker.columns import spelled
 from worker.masking import mask
 from worker.tables_schedules import schedule, tick
 
@@ -68,8 +68,7 @@ class Lost:
 
 
 def _is(ticks: FromClause, state: str) -> ColumnElement[bool]:
-    # Spelled out, not bound: only so does a database see that the index of open ticks will do.
-    return ticks.c.state == literal_column(f"'{state}'")
+    return spelled(ticks.c.state, state)
 
 
 _DUE = _is(tick, "due")

@@ -9,13 +9,11 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
-    ColumnElement,
     Connection,
     Engine,
     Row,
     Select,
     exists,
-    literal_column,
     or_,
     select,
     update,
@@ -23,6 +21,7 @@ from sqlalchemy import (
 
 from worker import telemetry
 from worker.alerts import get
+from worker.columns import spelled
 from worker.errors import NotFoundError
 from worker.incidents import Alert, Occasion
 from worker.masking import mask
@@ -35,8 +34,6 @@ _LONGEST_DELAY_S = 1800.0
 KEEP = timedelta(days=7)
 _ERROR_MAX = 300
 _NO_ALERT = "its alert is no more"
-# Not a parameter: a plan made without its value could not use the index of due rows.
-_DUE: ColumnElement[str] = literal_column("'due'")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,14 +100,14 @@ def _first_due(now: datetime, without: frozenset[str]) -> Select[tuple[int]]:
     return (
         select(table.c.id)
         .where(
-            table.c.state == _DUE,
+            spelled(table.c.state, "due"),
             table.c.due_at <= now,
             or_(table.c.lease_until.is_(None), table.c.lease_until <= now),
             table.c.sink.not_in(sorted(without)),
             ~exists().where(
                 earlier.c.alert_id == table.c.alert_id,
                 earlier.c.sink == table.c.sink,
-                earlier.c.state == _DUE,
+                spelled(earlier.c.state, "due"),
                 earlier.c.id < table.c.id,
             ),
         )

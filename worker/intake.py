@@ -7,11 +7,24 @@ event for one endpoint.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import Connection, Table, bindparam, literal, select, tuple_
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Table,
+    and_,
+    bindparam,
+    func,
+    literal,
+    or_,
+    select,
+    tuple_,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 
-from worker import clock, guard, intake_sql, ordering, tables
+from worker import clock, columns, guard, intake_sql, ordering, tables
 from worker.drafts import Draft, Enqueue
 from worker.endpoint_rows import read_endpoint
 from worker.errors import BadFieldError, EventKeyConflictError, NotFoundError, PaynotifyError
@@ -19,14 +32,37 @@ from worker.intake_sql import Entry, Key, Known
 from worker.models import Endpoint, EndpointState, Pool
 from worker.retry import matches
 
-_ENDPOINT, _LANE = tables.endpoint, tables.lane
+_ENDPOINT, _LANE, _DELIVERY = tables.endpoint, tables.lane, tables.delivery
 Outcome = tuple[int, ...] | PaynotifyError
 
 
 @dataclass(frozen=True, slots=True)
 class _Lane:
     id: int
-    slow: bool
+    ring: Pool | None
+
+
+def _ready() -> ColumnElement[bool]:
+    """Whether a claim would serve this lane now.
+
+    A merchant that hangs, is paused or is shut off must not have workers woken for each of its
+    events: who frees its next place rings, and so does the tick.
+    """
+    on_wire = (
+        select(func.count())
+        .where(columns.spelled(_DELIVERY.c.state, "sending"), _DELIVERY.c.lane_id == _LANE.c.id)
+        .correlate(_LANE)
+        .scalar_subquery()
+    )
+    shut = _LANE.c.open_until
+    return and_(
+        ~_LANE.c.held,
+        or_(shut.is_(None), shut <= columns.database_now()),
+        on_wire < _LANE.c.in_flight_cap,
+    ).label("ready")
+
+
+_ABOUT_LANE = (_LANE.c.id.label("lane_id"), _LANE.c.slow, _ready())
 
 
 # A host we were never acked by gets few calls at once, doubled with each good answer: orders that
@@ -111,7 +147,7 @@ class Intake:
         if not merchants and not names:
             return
         query = (
-            select(_ENDPOINT, _LANE.c.id.label("lane_id"), _LANE.c.slow)
+            select(_ENDPOINT, *_ABOUT_LANE)
             .join(_LANE, (_LANE.c.endpoint_id == _ENDPOINT.c.id) & (_LANE.c.host == ""))
             .where(_ENDPOINT.c.merchant.in_(merchants) | _ENDPOINT.c.name.in_(names))
             .where(_ENDPOINT.c.state != EndpointState.DELETED)
@@ -121,7 +157,7 @@ class Intake:
         self._by_name.update((name, None) for name in names)
         for row in self._connection.execute(query):
             endpoint = read_endpoint(row)
-            self._lanes[endpoint.id, ""] = _Lane(row.lane_id, bool(row.slow))
+            self._lanes[endpoint.id, ""] = _seen(row)
             if endpoint.merchant in merchants:
                 self._of_merchant[endpoint.merchant] += (endpoint,)
             if endpoint.name in names:
@@ -168,12 +204,12 @@ class Intake:
             self._read_lanes(missing)
 
     def _read_lanes(self, wanted: set[tuple[int, str]]) -> set[tuple[int, str]]:
-        query = select(_LANE.c.id, _LANE.c.slow, _LANE.c.endpoint_id, _LANE.c.host).where(
+        query = select(_LANE.c.endpoint_id, _LANE.c.host, *_ABOUT_LANE).where(
             tuple_(_LANE.c.endpoint_id, _LANE.c.host).in_(sorted(wanted))
         )
         found = set()
         for row in self._connection.execute(query):
-            self._lanes[row.endpoint_id, row.host] = _Lane(row.id, bool(row.slow))
+            self._lanes[row.endpoint_id, row.host] = _seen(row)
             found.add((row.endpoint_id, row.host))
         return found
 
@@ -187,15 +223,15 @@ class Intake:
             .order_by(_ENDPOINT.c.id)
             .with_for_update(read=True)
         )
-        columns = ("held", "in_flight_cap", "rate_per_s", "config_no")
+        copied = ("held", "in_flight_cap", "rate_per_s", "config_no")
         copy = select(
             _LANE.c.endpoint_id,
             bindparam("new_host", type_=_LANE.c.host.type),
-            *(_LANE.c[name] for name in columns),
+            *(_LANE.c[name] for name in copied),
             literal(_UNPROVEN).label("ramp"),
         ).where(_LANE.c.endpoint_id == bindparam("of_endpoint"), _LANE.c.host == "")
         statement = _insert(self._connection, _LANE).from_select(
-            ["endpoint_id", "host", *columns, "ramp"], copy
+            ["endpoint_id", "host", *copied, "ramp"], copy
         )
         self._connection.execute(
             statement,
@@ -210,7 +246,7 @@ class Intake:
             endpoint,
             (endpoint.id, event.event_key),
             lane.id,
-            lane.slow,
+            lane.ring,
             event.content_type or made_by_us,
             draft,
         )
@@ -236,11 +272,17 @@ class Intake:
             known |= intake_sql.read(self._connection, old)
         now = clock.now()
         self.pools |= {
-            Pool.SLOW if first[key].slow else Pool.FAST
+            pool
             for key in fresh
-            if (at := first[key].draft.deliver_at) is None or at <= now
+            if (pool := first[key].ring) is not None
+            and ((at := first[key].draft.deliver_at) is None or at <= now)
         }
         return known, fresh
+
+
+def _seen(row: Row[Any]) -> _Lane:
+    pool = Pool.SLOW if row.slow else Pool.FAST
+    return _Lane(row.lane_id, pool if row.ready else None)
 
 
 def _judge(entries: list[Entry], known: dict[Key, Known]) -> Outcome:

@@ -22,7 +22,7 @@ from sqlalchemy.dialects.sqlite import insert
 
 from worker import columns, ordering, tables
 from worker.drafts import Draft
-from worker.models import Endpoint
+from worker.models import Endpoint, Pool
 
 Key = tuple[int, str]
 _NOTIFICATION = tables.notification
@@ -34,7 +34,7 @@ class Entry:
 
     Attributes:
         key: what makes it unique for ever.
-        slow: which pool claims its lane.
+        ring: for whom, once it is committed; None while no claim would serve its lane.
         line: it stands in; None is unordered.
         wait_s: it lets each earlier one of the line hold it up.
     """
@@ -42,7 +42,7 @@ class Entry:
     endpoint: Endpoint
     key: Key
     lane_id: int
-    slow: bool
+    ring: Pool | None
     content_type: str | None
     draft: Draft
     line: str | None = None

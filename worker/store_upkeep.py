@@ -18,14 +18,13 @@ from sqlalchemy import (
     func,
     insert,
     null,
-    or_,
     select,
     update,
 )
 
 from worker import ordering
 from worker.breaker import after
-from worker.columns import database_now
+from worker.columns import database_now, spelled
 from worker.models import Outcome, State
 from worker.seen import Health, Tally
 from worker.store import Backlog, Rules
@@ -78,7 +77,7 @@ class Upkeep:
             now = _now(connection)
             by_state = connection.execute(
                 select(delivery.c.state, func.count())
-                .where(delivery.c.state.in_(["blocked", "waiting", "pending", "sending"]))
+                .where(spelled(delivery.c.state, "blocked", "waiting", "pending", "sending"))
                 .group_by(delivery.c.state)
             )
             states = {row[0]: row[1] for row in by_state}
@@ -184,9 +183,7 @@ class Upkeep:
 
 
 _CLOCK: Select[Any] = select(database_now())
-_UNFINISHED = or_(
-    delivery.c.state == "waiting", delivery.c.state == "pending", delivery.c.state == "blocked"
-)
+_NOT_SENT = spelled(delivery.c.state, "blocked", "waiting", "pending")
 _HELD_AND_OLDEST = (
     select(
         func.count().filter(lane.c.held),
@@ -195,7 +192,7 @@ _HELD_AND_OLDEST = (
         ),
     )
     .select_from(delivery.join(lane, lane.c.id == delivery.c.lane_id))
-    .where(_UNFINISHED)
+    .where(_NOT_SENT)
 )
 
 

@@ -83,7 +83,7 @@ def run(
                 until(lambda due_s=due_s: time.monotonic() >= due_s, every_s=0.002)  # type: ignore[misc]
                 if beside:
                     # At every step: on a busy machine the peak is over within two.
-                    most = max(most, place.open().get("sending", 0))
+                    most = max(most, place.on_wire())
                     waiting += place.enqueue([hung], int(per_s * _STEP_S))
                 shift = (number * 7919 + step * int(per_s * _STEP_S)) % len(healthy)
                 names = healthy[shift:] + healthy[:shift]
@@ -108,7 +108,7 @@ def _let_hang(place: Site, hung: str, *, hanging: bool) -> None:
         place.endpoints.resume(hung, who="test", why="a round beside it")
         return
     place.endpoints.pause(hung, who="test", why="a round without it")
-    until(lambda: "sending" not in place.open(), within_s=place.settings.timeout_s + 10)
+    until(lambda: not place.on_wire(), within_s=place.settings.timeout_s + 10)
 
 
 def _done(place: Site, began: dict[int, float]) -> bool:

@@ -14,7 +14,7 @@ from tests.faults.books import Books, compare
 from tests.faults.fleet import Fleet, until
 from tests.office import MASTER_KEY
 from tests.receiver import Receiver
-from worker import database, settings, tables
+from worker import columns, database, settings, tables
 from worker.client import Enqueue, Notifier
 from worker.endpoints import Endpoints
 from worker.models import Allowed
@@ -120,6 +120,12 @@ class Site:
                 select(state, func.count()).where(state.in_(_OPEN)).group_by(state)
             ).all()
         return {row[0]: row[1] for row in found}
+
+    def on_wire(self) -> int:
+        """Count what is being sent, without a look at the thousands that wait: cheap under load."""
+        query = select(func.count()).where(columns.spelled(tables.delivery.c.state, "sending"))
+        with self.engine.connect() as connection:
+            return connection.scalar(query) or 0
 
     def rest(self, fleet: Fleet, *, within_s: float = 40.0) -> None:
         """Wait until nothing is unfinished; workers that end meanwhile are started again."""

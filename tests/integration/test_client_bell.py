@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
+from datetime import timedelta
 from statistics import median
 from typing import Any
 
@@ -11,7 +12,7 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.orm import Session
 
 from tests.services import RedisServer
-from worker import tables
+from worker import clock, tables
 from worker.after_commit import ring_after_commit
 from worker.client import Enqueue, Notifier
 from worker.doorbell import KEY_PREFIX, Doorbell
@@ -190,6 +191,31 @@ def test_a_slow_lane_rings_for_the_slow_pool(engine: Engine, notifier: _Listenin
     with engine.begin() as connection:
         _enqueue(notifier, connection)
     assert notifier.rung == [Pool.SLOW]
+
+
+@pytest.mark.parametrize(
+    "lane",
+    [{"held": True}, {"open_until": clock.now() + timedelta(hours=1)}, {"in_flight_cap": 1}],
+    ids=["held", "shut off", "full"],
+)
+def test_nobody_is_woken_for_a_lane_that_no_claim_would_serve(
+    engine: Engine, notifier: _Listening, lane: dict[str, Any]
+) -> None:
+    with engine.begin() as connection:
+        _enqueue(notifier, connection, "sending")
+        connection.execute(tables.delivery.update().values(state="sending"))
+        connection.execute(tables.lane.update().values(**lane))
+    notifier.rung.clear()
+    with engine.begin() as connection:
+        _enqueue(notifier, connection, "more")
+    assert notifier.rung == []
+    with engine.begin() as connection:
+        connection.execute(
+            tables.lane.update().values(held=False, in_flight_cap=2, open_until=clock.now())
+        )
+    with engine.begin() as connection:
+        _enqueue(notifier, connection, "welcome")
+    assert notifier.rung == [Pool.FAST]
 
 
 def test_two_notifiers_in_one_transaction_both_ring(engine: Engine, notifier: _Listening) -> None:
