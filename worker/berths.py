@@ -78,8 +78,9 @@ class Berths:
             if self._wanted and self._left(Pool.FAST) >= min(self._wanted):
                 self._lock.notify_all()
 
-    def starved(self) -> set[Pool]:
-        """Return and forget which pools found no place; somebody has to claim for them again."""
+    def was_starved(self, pool: Pool) -> bool:
+        """Tell, and forget, whether a claim found no place; somebody has to claim for it again."""
         with self._lock:
-            starved, self._starved = self._starved, set()
+            starved = pool in self._starved
+            self._starved.discard(pool)
         return starved

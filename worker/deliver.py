@@ -32,7 +32,7 @@ from worker.unheard import Unheard
 from worker.witness import Witness
 
 # How long one task goes on claiming while there is more: a task costs as much as forty sends.
-_TASK_S = 0.5
+_TASK_S = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +115,9 @@ class Courier:
         self._berths = Berths(manner.in_flight_max)
         self._slow_slots = BoundedSemaphore(max(1, manner.slots // 3))
         self._lingering = BoundedSemaphore(max(1, manner.slots // 2))
+        # Tasks that go on claiming here. One sends what another claimed; more only cost tasks.
+        self._going_on = 0
+        self._enough = max(1, manner.slots // 2)
         self._closing = False
         self.unheard = Unheard()
         self.last_delivery_s = clock.monotonic_s()
@@ -149,22 +152,25 @@ class Courier:
     def _deliver(self, pool: Pool, *, linger: bool) -> str:
         batches: list[Batch] = []
         until_s = clock.monotonic_s() + (_TASK_S if linger else 0.0)
-        more = True
-        while more and (not batches or clock.monotonic_s() < until_s):
-            claim = self._claim(pool, until_s=until_s)
-            more = claim.more
-            if not claim.rows:
-                if more:
+        more, rung = True, False
+        self._going_on += linger
+        try:
+            while more and (not batches or clock.monotonic_s() < until_s):
+                claim = self._claim(pool, until_s=until_s)
+                more = claim.more
+                if not claim.rows:
                     # Thousands of blocked lanes stand in front; go on behind them.
                     continue
-                break
-            batches.append(self._send(claim, pool))
-            if more and len(batches) == 1:
-                # Wakes one more slot, which wakes the next: load spreads by itself.
-                self.ring(pool)
-            if linger:
-                self._linger(batches[-1])
-        if more and len(batches) > 1:
+                batches.append(self._send(claim, pool))
+                if more and len(batches) == 1 and self._going_on <= self._enough:
+                    # Wakes one more slot, which wakes the next: load spreads by itself.
+                    self.ring(pool)
+                    rung = True
+                if linger:
+                    more |= self._linger(batches[-1])
+        finally:
+            self._going_on -= linger
+        if more and batches and not (rung and len(batches) == 1):
             self.ring(pool)
         return summary(batches)
 
@@ -331,23 +337,34 @@ class Courier:
         self._settler.put(answers)
 
     def _after_settle(self, batches: set[Batch], promoted: int) -> None:
-        """Ring again for what had to wait for these."""
-        pools = {batch.pool for batch in batches if batch.capped or promoted}
-        pools |= self._berths.starved()
+        """Ring again for what had to wait for these, unless their task goes on by itself."""
+        pools = {
+            batch.pool for batch in batches if promoted or (batch.capped and not batch.awaited)
+        }
+        # Those of the fast pool who go on here look after who found no place.
+        alone = () if self._going_on else (Pool.FAST,)
+        pools |= {pool for pool in (Pool.SLOW, *alone) if self._berths.was_starved(pool)}
         if not self._closing:
             for pool in pools:
                 self.ring(pool)
 
     # Report
 
-    def _linger(self, batch: Batch) -> None:
+    def _linger(self, batch: Batch) -> bool:
         """Wait a moment for the batch, so that its task can say how it went.
 
         At most half of the slots do; the others are always free to claim.
+
+        Returns:
+            Whether there may be more for its task to claim: lanes that were full of it have room
+            again, or another task found no place. Nobody else is told of either.
         """
         if not self._lingering.acquire(blocking=False):
-            return
+            return False
+        batch.awaited = True
         try:
             batch.done.wait(self._manner.linger_s)
         finally:
+            batch.awaited = False
             self._lingering.release()
+        return (batch.capped and batch.out < batch.size) or self._berths.was_starved(batch.pool)

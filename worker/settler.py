@@ -25,11 +25,18 @@ _RETRY_EVERY_S = 0.25
 
 
 class Batch:
-    """What became of one claim, counted as it settles."""
+    """What became of one claim, counted as it settles.
+
+    Attributes:
+        capped: lanes were filled by it, so there is room for more when it settles.
+        awaited: the task that sent it looks after that.
+    """
 
     def __init__(self, size: int, pool: Pool, *, capped: bool) -> None:
+        self.size = size
         self.pool = pool
         self.capped = capped
+        self.awaited = False
         self.counts = dict.fromkeys(Decision, 0)
         self.names: tuple[str, ...] = ()
         # Replies still to come, and verdicts still to be written.

@@ -282,3 +282,13 @@ def test_a_host_never_heard_of_gets_few_calls_at_once_until_it_answers(
         working.start()
         until(lambda: all(state_of(working, row) == "delivered" for row in rows))
         working.close()
+
+
+def test_a_task_goes_on_with_a_full_lane_as_its_places_come_free(
+    dsn: str, receiver: Receiver
+) -> None:
+    with office(dsn, tick_s=3, linger_ms=2000) as working:
+        endpoint = add_endpoint(working, receiver, in_flight_cap=1)
+        for number in range(5):
+            enqueue(working, endpoint, f"one-by-one-{number}")
+        assert working.courier.deliver(Pool.FAST) == f"{endpoint.name}: 5 delivered"
