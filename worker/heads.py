@@ -5,6 +5,7 @@ of one stream would disagree about where a reply ends.
 """
 
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 MAX_HEADERS = 100  # of one reply, 1xx heads included; honest servers send fewer than 30
@@ -14,6 +15,9 @@ _VALUE_MAX = 256  # characters kept of a header value
 # Names as they stand in the joined lines of a head, which are faster to search than to split.
 _LENGTH, _CODING = b"\ncontent-length:", b"\ntransfer-encoding:"
 _TYPE, _RETRY_AFTER = b"\ncontent-type:", b"\nretry-after:"
+# A server writes the same head all second long, and a burst to it has many of them. Longer ones
+# are read each time, so that what is remembered stays below a megabyte.
+_REMEMBERED, _REMEMBERED_BYTES = 1024, 1024
 
 
 class Head(NamedTuple):
@@ -47,6 +51,10 @@ def final_head(raw: bytes) -> Head:
         >>> final_head(b"HTTP/1.1 200 OK\r\nContent-Type: te")
         Head(status=0, content_type='', retry_after=None, fault='', shared=False)
     """
+    return _remembered(raw) if len(raw) <= _REMEMBERED_BYTES else _final_head(raw)
+
+
+def _final_head(raw: bytes) -> Head:
     if raw.count(b"\n") > _LINES_MAX:
         return Head(fault=f"more than {MAX_HEADERS} headers")
     begin = 0
@@ -56,6 +64,9 @@ def final_head(raw: bytes) -> Head:
             return head
         begin = found.end()
     return Head()
+
+
+_remembered = lru_cache(maxsize=_REMEMBERED)(_final_head)
 
 
 def read_head(text: bytes) -> Head:

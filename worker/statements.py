@@ -140,16 +140,30 @@ SELECT {_CARRIED}
  CROSS JOIN LATERAL (SELECT * FROM paynotify_notification WHERE id = t.id LIMIT 1) n
 """  # noqa: S608 - constants
 
-# Which pools have a lane that a claim would serve, and how far it looked: NULL is to the end.
+# Which pools have a lane that a claim would serve. Slow lanes are few and in an index of their own;
+# of the others the first will do. Answers one row: is the slow pool due, is the fast one, and how
+# far it looked for that; NULL is to the end.
 DUE_POOLS = f"""{_HOP}
-SELECT bool_or(l.slow), bool_or(NOT l.slow),
-       CASE WHEN bool_and(hop.lane_id IS NOT NULL) THEN max(hop.lane_id) END
-  FROM hop
-  LEFT JOIN LATERAL (
-    SELECT lane.slow FROM paynotify_lane lane
-     WHERE lane.id = hop.lane_id AND NOT lane.held
-       AND (lane.open_until IS NULL OR lane.open_until <= statement_timestamp())
-     LIMIT 1) l ON true
+SELECT EXISTS (
+         SELECT 1 FROM paynotify_lane lane
+          CROSS JOIN LATERAL (
+             SELECT 1 FROM paynotify_delivery d
+              WHERE d.state = 'pending' AND d.abandoned < {SUSPECT_AFTER} AND d.lane_id = lane.id
+              LIMIT 1) d
+          WHERE lane.slow AND NOT lane.held
+            AND (lane.open_until IS NULL OR lane.open_until <= statement_timestamp())),
+       coalesce(s.served, false), s.lane_id
+  FROM (SELECT 1) one
+  LEFT JOIN (
+    SELECT hop.lane_id, hop.no, l.served
+      FROM hop
+      LEFT JOIN LATERAL (
+        SELECT true AS served FROM paynotify_lane lane
+         WHERE lane.id = hop.lane_id AND NOT lane.held AND NOT lane.slow
+           AND (lane.open_until IS NULL OR lane.open_until <= statement_timestamp())
+         LIMIT 1) l ON true
+     WHERE l.served OR hop.lane_id IS NULL OR hop.no > %(hops)s
+     LIMIT 1) s ON true
 """  # noqa: S608 - a constant
 
 # A dead letter for each row of `buried` (id, reason, status, error, evidence).

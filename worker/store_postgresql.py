@@ -238,15 +238,13 @@ class PostgresqlStore(Upkeep):
 
     def due_pools(self) -> frozenset[Pool]:
         """See :meth:`worker.store.Store.due_pools`."""
-        due: set[Pool] = set()
-        after: int | None = 0
-        while after is not None and len(due) < len(Pool):
+        slow, fast, after = False, False, 0
+        while after is not None and not fast:
             values = {"after": after, "hops": _HOPS}
             slow, fast, after = self._run(
                 lambda c, v=values: c.execute(statements.DUE_POOLS, v).fetchone()  # type: ignore[misc]
             )
-            due |= {pool for pool, found in ((Pool.SLOW, slow), (Pool.FAST, fast)) if found}
-        return frozenset(due)
+        return frozenset(pool for pool, due in ((Pool.SLOW, slow), (Pool.FAST, fast)) if due)
 
     def _run(self, work: "Callable[[psycopg.Connection[Any]], T]") -> T:
         """Run ``work`` on a raw connection in autocommit: a statement is a transaction."""
