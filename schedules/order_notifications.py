@@ -81,7 +81,7 @@ class OrderNotifications:
         policy_of: Callable[[str], Policy] = lambda _: Policy(),
         look_back_s: float = 86_400.0,
         grace_s: float = 300.0,
-        page: int = 100,
+        page: int = 50,
         read_now: Callable[[Connection], datetime] = rows.now,
     ) -> None:
         self._engine, self._orders, self._notifier = engine, orders, notifier

@@ -35,11 +35,11 @@ from worker.client import Notifier
 from worker.runtime import Desk
 
 _ORDERS, _REFUNDS, _ASK = "orders", "refunds", "ask"
-# Answers in one transaction: some 45 ms, so that a slow moment of the database does not make
-# everybody else wait for a quarter of a second.
-_GROUP = 25
 # Names of channels come from the host's rows: nobody knows how many there are.
 _CHANNELS = 25
+# Reading, asking and writing them down is some 60 ms: in a slow moment of the database nobody
+# waits for as long as one would notice.
+_QUESTIONS = 25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +99,7 @@ class StatusReconciliation:
         policy_of: Callable[[str], Policy] = lambda _: Policy(),
         page: int = 100,
         share: int = 25,
-        most: int = 50,
+        most: int = _QUESTIONS,
         read_now: Callable[[Connection], datetime] = rows.now,
         luck: Callable[[], float] = random.random,
         budget_s: float = 10.0,
@@ -111,7 +111,7 @@ class StatusReconciliation:
         self._checks = Checks(luck)
         corrector = Corrector(orders, self._checks, notifier)
         self._questions = Questions(orders, self._checks, corrector, policy_of)
-        self._answers = AnswerGroups(engine, corrector, read_now, most=min(most, _GROUP))
+        self._answers = AnswerGroups(engine, corrector, read_now, most=most)
         self._asker = Asker(channels, RouteBook(engine), budget_s=budget_s, wait=wait)
 
     def step(self, cursor: str) -> Step:
