@@ -15,6 +15,7 @@ change another.
 
 from dataclasses import dataclass, replace
 
+from worker.counting import counted, is_live, too_many
 from worker.seen import Health, Tally
 
 _SPOTLESS = Health()
@@ -122,40 +123,18 @@ def allowance(health: Health, cap: int, in_flight: int) -> int:
 
 
 def _closed(health: Health, tally: Tally, policy: Policy, cap: int) -> Health:
-    counted = _counted(health, tally, policy)
-    if tally.failed and _too_many(counted, policy):
-        return _opened(counted, policy)
+    now = _counted(health, tally, policy)
+    if tally.failed and too_many(now, policy.failures, policy.minimum, policy.ratio):
+        return _opened(now, policy)
     ramp = _next_ramp(health.ramp, tally, cap)
-    slow = _is_slow(counted, tally, policy)
-    recovered = ramp is None and not counted.failures_in_row
-    return replace(
-        counted, ramp=ramp, slow=slow, opened_times=0 if recovered else counted.opened_times
-    )
+    slow = _is_slow(now, tally, policy)
+    recovered = ramp is None and not now.failures_in_row
+    return replace(now, ramp=ramp, slow=slow, opened_times=0 if recovered else now.opened_times)
 
 
 def _counted(health: Health, tally: Tally, policy: Policy) -> Health:
-    # Inside a tally nobody knows the order. With any success among them, some run was at least
-    # failed / (ok + 1) long, whatever the order: that much is certain and no more is claimed.
-    in_row = tally.failed // (tally.ok + 1) + (0 if tally.ok else health.failures_in_row)
-    live = health.window_failed > 0 and health.window_age_s <= policy.window_s
-    ok, failed = (health.window_ok, health.window_failed) if live else (0, 0)
-    if live or tally.failed:
-        ok, failed = ok + tally.ok, failed + tally.failed
-    return replace(
-        health,
-        failures_in_row=in_row,
-        window_ok=ok,
-        window_failed=failed,
-        window_age_s=health.window_age_s if live else 0.0,
-        latency_ms=_smoothed(health.latency_ms, tally.latency_ms, policy),
-    )
-
-
-def _too_many(health: Health, policy: Policy) -> bool:
-    sends = health.window_ok + health.window_failed
-    return health.failures_in_row >= policy.failures or (
-        sends >= policy.minimum and health.window_failed >= policy.ratio * sends
-    )
+    latency_ms = _smoothed(health.latency_ms, tally.latency_ms, policy)
+    return counted(health, tally, live=is_live(health, policy.window_s), latency_ms=latency_ms)
 
 
 def _opened(health: Health, policy: Policy) -> Health:
@@ -174,7 +153,7 @@ def _opened(health: Health, policy: Policy) -> Health:
 
 
 def _recovering(health: Health, tally: Tally, policy: Policy, cap: int) -> Health:
-    counted = replace(
+    now = replace(
         health,
         failures_in_row=0,
         window_ok=0,
@@ -185,10 +164,10 @@ def _recovering(health: Health, tally: Tally, policy: Policy, cap: int) -> Healt
     )
     ramp = _RAMP_START if cap > _RAMP_START else None
     return replace(
-        counted,
+        now,
         ramp=ramp,
         opened_times=0 if ramp is None else health.opened_times,
-        slow=_is_slow(counted, tally, policy),
+        slow=_is_slow(now, tally, policy),
     )
 
 

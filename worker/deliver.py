@@ -277,12 +277,12 @@ class Courier:
         unsent: list[Answer] = []
         for row in claim.rows:
             endpoint = endpoints.get(row.endpoint_id, UNREADABLE)
-            via = None
-            if endpoint.routes and not row.notify_url:
-                endpoint, via = self._routes.choose(endpoint)
             version = newest(endpoint.secrets)
-            sent = Sent(row, endpoint, version, batch, keep_until_s, signed_at, via)
+            sent = Sent(row, endpoint, version, batch, keep_until_s, signed_at)
             try:
+                if endpoint.routes and not row.notify_url:
+                    endpoint, sent.via = self._routes.choose(endpoint)
+                    sent.endpoint = endpoint
                 check_sendable(row, endpoint)
                 requests.append(
                     shaped(

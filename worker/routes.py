@@ -15,6 +15,7 @@ Pure rules. Must never send anything through a tripped route while another one i
 from collections.abc import Sequence
 from dataclasses import replace
 
+from worker.counting import counted, is_live, too_many
 from worker.route_facts import Route, RouteHealth, RoutePolicy, RouteTally, Standing
 
 # A returning route has just been away: what one that is sound may get wrong is too much for it.
@@ -166,10 +167,10 @@ def _heir(place: int, weights: Sequence[int], healths: Sequence[RouteHealth]) ->
 
 
 def _sound(health: RouteHealth, tally: RouteTally, policy: RoutePolicy) -> RouteHealth:
-    counted = _counted(health, tally, live_s=policy.window_s)
-    if tally.failed and _too_many(counted, policy.failures, policy.minimum, policy.ratio):
-        return _tripped(counted, policy)
-    return counted
+    now = counted(health, tally, live=is_live(health, policy.window_s))
+    if tally.failed and too_many(now, policy.failures, policy.minimum, policy.ratio):
+        return _tripped(now, policy)
+    return now
 
 
 def _probed(health: RouteHealth, tally: RouteTally, policy: RoutePolicy) -> RouteHealth:
@@ -181,40 +182,16 @@ def _probed(health: RouteHealth, tally: RouteTally, policy: RoutePolicy) -> Rout
 
 
 def _returning(health: RouteHealth, tally: RouteTally, policy: RoutePolicy) -> RouteHealth:
-    counted = _counted(health, tally, live_s=None)
+    now = counted(health, tally, live=True)
     if tally.failed:
-        too_many = _too_many(counted, _RETURNING_FAILURES, _RETURNING_MINIMUM, policy.ratio)
-        return _tripped(counted, policy) if too_many else counted
-    if counted.window_age_s < policy.step_s:
-        return counted
-    step = counted.step + 1
+        back = too_many(now, _RETURNING_FAILURES, _RETURNING_MINIMUM, policy.ratio)
+        return _tripped(now, policy) if back else now
+    if now.window_age_s < policy.step_s:
+        return now
+    step = now.step + 1
     if _percent(step, policy) >= 100:
-        return RouteHealth(trips=counted.trips)
-    return replace(counted, step=step, window_ok=0, window_failed=0, window_age_s=0.0)
-
-
-def _counted(health: RouteHealth, tally: RouteTally, *, live_s: float | None) -> RouteHealth:
-    # Inside a tally nobody knows the order. With any success among them, some run was at least
-    # failed / (ok + 1) long, whatever the order: that much is certain and no more is claimed.
-    in_row = tally.failed // (tally.ok + 1) + (0 if tally.ok else health.failures_in_row)
-    live = live_s is None or (health.window_failed > 0 and health.window_age_s <= live_s)
-    ok, failed = (health.window_ok, health.window_failed) if live else (0, 0)
-    if live or tally.failed:
-        ok, failed = ok + tally.ok, failed + tally.failed
-    return replace(
-        health,
-        failures_in_row=in_row,
-        window_ok=ok,
-        window_failed=failed,
-        window_age_s=health.window_age_s if live else 0.0,
-    )
-
-
-def _too_many(health: RouteHealth, failures: int, minimum: int, ratio: float) -> bool:
-    sends = health.window_ok + health.window_failed
-    return health.failures_in_row >= failures or (
-        sends >= minimum and health.window_failed >= ratio * sends
-    )
+        return RouteHealth(trips=now.trips)
+    return replace(now, step=step, window_ok=0, window_failed=0, window_age_s=0.0)
 
 
 def _tripped(health: RouteHealth, policy: RoutePolicy) -> RouteHealth:
