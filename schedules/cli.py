@@ -34,7 +34,7 @@ _OVER = ("done", "failed")
 
 @app.command("list", epilog=example("paynotify schedule list --json"))
 def list_(as_json: Json = False) -> None:
-    """List every schedule: when it runs next, how it ended last; and lines that were refused."""
+    """List every schedule: when it runs next, how it ended last; 1 when a line was refused."""
     from schedules import tick_book  # noqa: PLC0415 - only what runs pays for it
 
     with desk() as at:
@@ -57,6 +57,8 @@ def list_(as_json: Json = False) -> None:
         note(f"REFUSED  {at.settings.cron_table}: {why}")
     if silent_s is None or silent_s > _SILENT_S:
         note("No beat is running, so nothing comes due; start `paynotify beat` or `paynotify up`")
+    if found.problems:
+        raise typer.Exit(1)
 
 
 @app.command("next", epilog=example("paynotify schedule next retention -n 5"))

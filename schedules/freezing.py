@@ -5,15 +5,12 @@ so that no beat freezes nobody for good. Must never be run by two at once: the s
 to that, and each endpoint's own to the rest.
 """
 
-from threading import Event, Thread
-
 from sqlalchemy import select
-from sqlalchemy.exc import DBAPIError
 
 from schedules import sweep as loop
+from schedules.lookout import Lookout
 from schedules.sweep import Step, Summary
-from worker import database, runtime, telemetry
-from worker.errors import PaynotifyError
+from worker import runtime, telemetry
 from worker.freezer import PROBES_MAX, Freezer
 from worker.runtime import Desk
 from worker.tables_schedules import sweep as _row
@@ -47,8 +44,8 @@ class Freezing:
         return Step(cursor=_PROBE if more else "", counts=dict(counts))
 
 
-class FreezeWatch:
-    """Runs on a thread of its own in every worker process.
+class FreezeWatch(Lookout):
+    """Runs the sweep when nobody did lately.
 
     Args:
         desk: tools of this process.
@@ -56,22 +53,13 @@ class FreezeWatch:
     """
 
     def __init__(self, desk: Desk, runner: str) -> None:
+        probe_s = desk.settings.freeze_probe_s
+        every_s = min(_LOOK_S, probe_s / 2)
+        super().__init__("freeze-watch", every_s=every_s, failed=telemetry.Event.FREEZE_FAILED)
         self._desk = desk
         self._runner = runner
-        probe_s = desk.settings.freeze_probe_s
         self._silent_s = min(_SILENT_S, probe_s)
-        self._look_s = min(_LOOK_S, probe_s / 2)
         self._sweep = sweep(desk)
-        self._closing = Event()
-        self._thread = Thread(target=self._run, name="freeze-watch", daemon=True)
-
-    def start(self) -> None:
-        """Start looking."""
-        self._thread.start()
-
-    def close(self) -> None:
-        """Stop; a ping that is under way ends by its own deadline."""
-        self._closing.set()
 
     def once(self) -> Summary | None:
         """Look, and run the sweep when nobody did lately; None: somebody did."""
@@ -86,17 +74,6 @@ class FreezeWatch:
         return loop.run(
             engine, self._sweep, runner=self._runner, budget_s=_BUDGET_S, lease_s=lease_s
         )
-
-    def _run(self) -> None:
-        while not self._closing.wait(self._look_s):
-            try:
-                self.once()
-            except (PaynotifyError, DBAPIError) as error:
-                known = database.unavailable(error) if isinstance(error, DBAPIError) else error
-                telemetry.log(telemetry.Event.FREEZE_FAILED, level="warning", why=str(known))
-            except Exception as error:  # noqa: BLE001 - the timer outlives any single mistake
-                why = f"{type(error).__name__}: {error}"
-                telemetry.log(telemetry.Event.FREEZE_FAILED, level="error", why=why)
 
 
 def sweep(desk: Desk) -> Freezing:

@@ -19,7 +19,7 @@ app = typer.Typer(no_args_is_help=True, help="How platforms want to be told.")
 
 @app.command("list", epilog=example("paynotify profile list"))
 def list_(as_json: Json = False) -> None:
-    """List the profiles there are, ready ones and your own."""
+    """List the profiles there are, ready ones and your own; 1 when a table was refused."""
     shelf = profiles.load()
     if as_json:
         for profile in shelf.profiles.values():
@@ -31,7 +31,9 @@ def list_(as_json: Json = False) -> None:
         )
         console().print(table(("NAME", "", "SCHEME", "ABOUT"), rows))
     for problem in shelf.problems:
-        note(f"BAD  {problem}")
+        note(f"REFUSED  {problem}")
+    if shelf.problems:
+        raise typer.Exit(1)
 
 
 @app.command(epilog=example("paynotify profile show epay"))

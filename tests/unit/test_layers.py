@@ -19,7 +19,8 @@ _LAYERS = tuple(
     for line in """
         errors clock masking plain_text telemetry lifeline bootstrap receiver_kit
         models seen route_facts views settings
-        states retry ack guard breaker counting routes evidence payload fields money field_* berths shape \
+        states retry ack guard breaker counting routes evidence payload fields money field_* \
+            berths shape \
             sealing signers.* columns tables* database schema statements ordering* store_rows \
             endpoint_rows unheard heads migrations.* freeze_rules csv_text
         store* holds freeze_* freezes endpoint* profile* transport connections wire identity \
@@ -39,8 +40,8 @@ _LAYERS = tuple(
 )
 # Rules and facts: the same answer for the same arguments, so they may touch nothing outside.
 _PURE = (
-    "models seen states retry ack guard breaker counting routes route_facts freeze_rules payload fields "
-    "money field_* shape heads endpoint_routes store_rows signers.* masking"
+    "models seen states retry ack guard breaker counting routes route_facts freeze_rules payload "
+    "fields money field_* shape heads endpoint_routes store_rows signers.* masking"
 )
 _OUTSIDE = {
     *("sqlalchemy", "psycopg", "sqlite3", "redis", "celery", "kombu", "pycurl", "requests"),
