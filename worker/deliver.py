@@ -33,6 +33,8 @@ from worker.witness import Witness
 
 # How long one task goes on claiming while there is more: a task costs as much as forty sends.
 _TASK_S = 2.0
+# How long it waits for half of a batch before it claims the next one all the same.
+_PACE_S = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,25 +154,32 @@ class Courier:
     def _deliver(self, pool: Pool, *, linger: bool) -> str:
         batches: list[Batch] = []
         until_s = clock.monotonic_s() + (_TASK_S if linger else 0.0)
-        more, rung = True, False
+        more, rung, filled = True, False, 0
         self._going_on += linger
         try:
             while more and (not batches or clock.monotonic_s() < until_s):
+                filled = _filled(batches)
                 claim = self._claim(pool, until_s=until_s)
                 more = claim.more
                 if not claim.rows:
                     # Thousands of blocked lanes stand in front; go on behind them.
                     continue
-                batches.append(self._send(claim, pool))
+                batches.append(self._send(claim, pool, awaited=linger))
+                filled += _filled(batches[-1:])
                 if more and len(batches) == 1 and self._going_on <= self._enough:
                     # Wakes one more slot, which wakes the next: load spreads by itself.
                     self.ring(pool)
                     rung = True
                 if linger:
-                    more |= self._linger(batches[-1])
+                    self._linger(batches[-1], more=more)
+                    more |= _filled(batches) < filled or self._berths.was_starved(pool)
         finally:
             self._going_on -= linger
-        if more and batches and not (rung and len(batches) == 1):
+            for batch in batches:
+                batch.awaited = False
+        # Asked once more, for what came free after the last look.
+        freed = _filled(batches) < filled
+        if freed or (more and batches and not (rung and len(batches) == 1)):
             self.ring(pool)
         return summary(batches)
 
@@ -255,8 +264,8 @@ class Courier:
 
     # Shape and send
 
-    def _send(self, claim: Claim, pool: Pool) -> Batch:
-        batch = Batch(len(claim.rows), pool, capped=claim.capped)
+    def _send(self, claim: Claim, pool: Pool, *, awaited: bool = False) -> Batch:
+        batch = Batch(len(claim.rows), pool, capped=claim.capped, awaited=awaited)
         keep_until_s = clock.monotonic_s() + self._manner.lease_s
         try:
             endpoints = self._book.many({(row.endpoint_id, row.config_no) for row in claim.rows})
@@ -350,21 +359,23 @@ class Courier:
 
     # Report
 
-    def _linger(self, batch: Batch) -> bool:
-        """Wait a moment for the batch, so that its task can say how it went.
+    def _linger(self, batch: Batch, *, more: bool) -> None:
+        """Wait a moment for the batch: to claim for what it leaves free, or to say how it went.
 
-        At most half of the slots do; the others are always free to claim.
-
-        Returns:
-            Whether there may be more for its task to claim: lanes that were full of it have room
-            again, or another task found no place. Nobody else is told of either.
+        At most half of the slots do; the others are always free to claim. Who has more to do
+        waits for half of it only, and not for long: others may hang.
         """
         if not self._lingering.acquire(blocking=False):
-            return False
-        batch.awaited = True
+            return
         try:
-            batch.done.wait(self._manner.linger_s)
+            if more:
+                batch.half.wait(min(_PACE_S, self._manner.linger_s))
+            else:
+                (batch.half if batch.capped else batch.done).wait(self._manner.linger_s)
         finally:
-            batch.awaited = False
             self._lingering.release()
-        return (batch.capped and batch.out < batch.size) or self._berths.was_starved(batch.pool)
+
+
+def _filled(batches: Sequence[Batch]) -> int:
+    """Count what is out of batches that filled lanes: less than before means room for more."""
+    return sum(batch.out for batch in batches if batch.capped)

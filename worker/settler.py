@@ -29,21 +29,24 @@ class Batch:
 
     Attributes:
         capped: lanes were filled by it, so there is room for more when it settles.
-        awaited: the task that sent it looks after that.
+        half: set when half of it has settled; ``done`` when all of it has.
+        awaited: the task that sent it goes on, and looks after that.
     """
 
-    def __init__(self, size: int, pool: Pool, *, capped: bool) -> None:
+    def __init__(self, size: int, pool: Pool, *, capped: bool, awaited: bool = False) -> None:
         self.size = size
         self.pool = pool
         self.capped = capped
-        self.awaited = False
+        self.awaited = awaited
         self.counts = dict.fromkeys(Decision, 0)
         self.names: tuple[str, ...] = ()
         # Replies still to come, and verdicts still to be written.
         self.unanswered = size
         self.out = size
+        self.half = Event()
         self.done = Event()
         if not size:
+            self.half.set()
             self.done.set()
 
     def settled(self, decision: Decision | None) -> None:
@@ -51,6 +54,8 @@ class Batch:
         if decision is not None:
             self.counts[decision] += 1
         self.out -= 1
+        if 2 * self.out <= self.size and not self.half.is_set():
+            self.half.set()
         if self.out <= 0:
             self.done.set()
 
