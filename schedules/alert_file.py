@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from worker.errors import SettingsError
+from worker.refusals import words
 
 _HEAD = re.compile(r"\s*\[\[\s*([A-Za-z0-9_-]+)\s*\]\]\s*(?:#.*)?").fullmatch
 _AT_LINE = re.compile(r"\s*\(at line (\d+), column \d+\)|\s*\(at end of document\)").search
@@ -81,7 +82,7 @@ def problems_of(entry: Entry, error: ValidationError, known: Iterable[str]) -> I
         elif found["type"] == "missing":
             yield f"{where}: {field}: is missing"
         else:
-            message = found["msg"].removeprefix("Value error, ")
+            message = words(found)
             yield f"{where}: {field}: {message}" if field else f"{where}: {message}"
 
 

@@ -14,6 +14,7 @@ from schedules.decisions import EVENTS, LatePayment, Policy
 from schedules.order_layout import HostState, TimeForm, check_currency
 from schedules.ports import OrderState, RefundState
 from worker.errors import BadFieldError, SettingsError
+from worker.refusals import words
 
 _STATES_NEEDED = (OrderState.PENDING, OrderState.PAID, OrderState.CLOSED)
 _REFUND_STATES_NEEDED = (RefundState.PROCESSING, RefundState.SUCCESS, RefundState.FAILED)
@@ -208,7 +209,7 @@ def _once(
 
 def _sentence(where: str, problem: Any) -> str:
     name = ".".join(str(part) for part in problem["loc"])
-    message = problem["msg"].removeprefix("Value error, ")
+    message = words(problem)
     if problem["type"] == "extra_forbidden":
         message = "no such option; take it away or correct its name"
     elif problem["type"] == "missing":

@@ -175,6 +175,8 @@ def enqueue(  # noqa: PLR0913, PLR0917 - one option per field
 ) -> None:
     """Enqueue one event; the same key with the same payload again changes nothing."""
     body = _payload(payload, payload_file)
+    if content_type is None and isinstance(body, str):
+        _check_json(body)
     headers = dict(_header(text) for text in header or ())
     with desk() as at, at.engine.begin() as tx:
         ids = at.notifier.enqueue(
@@ -277,6 +279,18 @@ def _payload(text: str | None, file: Path | None) -> str | bytes:
         # One byte more than may be sent, so that too much is noticed.
         return sys.stdin.buffer.read(PAYLOAD_MAX_BYTES + 1)
     return read_bytes(file, "--payload-file")
+
+
+def _check_json(text: str) -> None:
+    """Refuse what begins like JSON and is none: a quote that the shell took, most often."""
+    if text.lstrip().startswith(("{", "[")):
+        try:
+            json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise BadFieldError(
+                "--payload",
+                f"is not valid JSON ({error}); write it whole, or name its --content-type",
+            ) from None
 
 
 def _header(text: str) -> tuple[str, str]:

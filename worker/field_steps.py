@@ -183,7 +183,11 @@ def _map(words: str) -> Step:
     def step(value: Value) -> None:
         found = table.get(text_of(value.raw), table.get("*"))
         if found is None:
-            _cannot(f"has a value its map does not know; it knows {', '.join(table)}")
+            known = ", ".join(table)
+            _cannot(
+                f"has a value its map does not know; it knows {known}: choose the endpoint's "
+                "events with --event, or add to the map"
+            )
         value.raw = found
 
     return step

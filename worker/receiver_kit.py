@@ -7,7 +7,7 @@ It needs Python 3.9 or later and nothing else. In your handler, whatever the fra
     except RefusedError:
         return refuse("standard-webhooks")          # status, content type, body
     with database.begin() as tx:                    # one transaction for both
-        if first_time(tx.cursor(), told.id):
+        if first_time(tx.cursor(), told.id) and says_paid(told):
             mark_as_paid(told)
     return acknowledge("standard-webhooks")
 

@@ -17,6 +17,7 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 from worker.bootstrap import ROOT, SHIPPED
 from worker.errors import SettingsError
 from worker.models import Schedule
+from worker.refusals import words
 from worker.route_facts import check_steps
 
 PREFIX = "PAYNOTIFY_"
@@ -268,12 +269,12 @@ def load(path: Path | None = None, *, host: bool = False, **overrides: Any) -> S
     # Read and judged by profiles.py, which also knows the signing schemes.
     values.pop("profiles", None)
     unknown = [
-        f"{name}: no such setting; did you mean {_nearest(name.removeprefix(PREFIX).lower())}?"
+        f"{name}: no such setting{_nearest(name.removeprefix(PREFIX).lower(), PREFIX)}"
         for name in os.environ
         if name.startswith(PREFIX) and name.removeprefix(PREFIX).lower() not in _KNOWN
     ]
     unknown += [
-        f"{file}: {name}: no such setting; did you mean {_nearest(name)}?"
+        f"{file}: {name}: no such setting{_nearest(name)}"
         for name in values
         if name not in Settings.model_fields
     ]
@@ -386,15 +387,14 @@ def _text(value: object) -> str:
 
 
 def _sentence(problem: Any) -> str:
-    where = ".".join(str(part) for part in problem["loc"])
-    message = problem["msg"].removeprefix("Value error, ")
-    return f"{where} ({PREFIX}{where.upper()}): {message}" if where else message
+    name, *place = map(str, problem["loc"] or ("",))
+    which = f"number {int(place[0]) + 1} of it " if place else ""
+    return f"{name} ({PREFIX}{name.upper()}): {which}{words(problem)}" if name else words(problem)
 
 
-def _nearest(name: str) -> str:
-    found = difflib.get_close_matches(name, Settings.model_fields, n=1, cutoff=0)
-    return found[0]
+def _nearest(name: str, prefix: str = "") -> str:
+    near = difflib.get_close_matches(name, Settings.model_fields, n=1)
+    return f"; did you mean {prefix + (near[0].upper() if prefix else near[0])}?" if near else ""
 
 
-# Read by others: PAYNOTIFY_CONFIG above.
-_KNOWN = {*Settings.model_fields, "config"}
+_KNOWN = {*Settings.model_fields, "config"}  # PAYNOTIFY_CONFIG is read above

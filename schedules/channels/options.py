@@ -24,6 +24,7 @@ from worker import guard
 from worker.breaker import Policy
 from worker.errors import BadFieldError
 from worker.models import Allowed
+from worker.refusals import words
 
 
 @dataclass(frozen=True)
@@ -192,7 +193,7 @@ def _sentence(problem: Any, model: type[BaseModel]) -> str:
         return f"{where}: no such field; {hint}"
     if problem["type"] == "missing":
         return f"{where}: missing"
-    message = problem["msg"].removeprefix("Value error, ")
+    message = words(problem)
     return f"{where}: {message}" if where else message
 
 

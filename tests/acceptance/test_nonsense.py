@@ -140,7 +140,7 @@ def test_a_database_that_does_not_answer_is_given_up(tmp_path: Path) -> None:
     [
         ('slots = 6\nlog_level = "in', "not valid TOML"),
         ("slots = 0\n", "slots (PAYNOTIFY_SLOTS)"),
-        ("sluts = 6\n", "did you mean slots"),
+        ("sluts = 6\n", "did you mean PAYNOTIFY_SLOTS"),
     ],
 )
 def test_a_bad_settings_file_is_named_with_its_problem(
@@ -159,7 +159,7 @@ def test_a_bad_settings_file_is_named_with_its_problem(
     ("environment", "part"),
     [
         ({"config": "/nowhere/paynotify.toml"}, "cannot be read"),
-        ({"slotz": "6"}, "did you mean slots"),
+        ({"slotz": "6"}, "did you mean PAYNOTIFY_SLOTS"),
         ({"data_dir": "/dev/null/x"}, "/dev/null"),
         ({"database_url": "mysql://h/d", "master_key": KEY}, "'mysql' is not supported"),
         ({"database_url": "sqlite:", "master_key": KEY}, "database_url"),

@@ -181,5 +181,5 @@ def test_a_wrong_orders_file_is_told_line_by_line(terminal: Terminal, tmp_path: 
     said = terminal("order", "check")
     assert said.code == 1
     assert len(said.err.strip().splitlines()) == 3
-    assert "orders.toml: policy.late_payment: Input should be 'human' or 'promote'" in said.err
+    assert "orders.toml: policy.late_payment: must be one of 'human' or 'promote'" in said.err
     assert "orders.toml: policy.foo: no such option" in said.err

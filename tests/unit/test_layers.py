@@ -17,7 +17,7 @@ from worker.bootstrap import ROOT
 _LAYERS = tuple(
     line.split()
     for line in """
-        errors clock masking plain_text telemetry lifeline bootstrap receiver_kit
+        errors clock masking refusals plain_text telemetry lifeline bootstrap receiver_kit
         models seen route_facts views settings
         states retry ack guard breaker counting routes evidence payload fields money field_* \
             berths shape \
@@ -41,7 +41,7 @@ _LAYERS = tuple(
 # Rules and facts: the same answer for the same arguments, so they may touch nothing outside.
 _PURE = (
     "models seen states retry ack guard breaker counting routes route_facts freeze_rules payload "
-    "fields money field_* shape heads endpoint_routes store_rows signers.* masking"
+    "fields money field_* shape heads endpoint_routes store_rows signers.* masking refusals"
 )
 _OUTSIDE = {
     *("sqlalchemy", "psycopg", "sqlite3", "redis", "celery", "kombu", "pycurl", "requests"),

@@ -57,7 +57,7 @@ def test_a_merchant_may_have_a_policy_of_its_own() -> None:
         ({**GATEWAY, "fixed": {"currency": "CNY"}}, "currency: give its column"),
         ({**SHOP, "fixed": {"currency": "rmb"}}, "'rmb' is no currency"),
         ({**SHOP, "zone": "Beijing"}, "'Beijing' is no time zone"),
-        ({**SHOP, "amount_unit": "yuan"}, "table.amount_unit: Input should be"),
+        ({**SHOP, "amount_unit": "yuan"}, "table.amount_unit: must be one of"),
         ({**SHOP, "states": {"pending": ["a"], "paid": ["b"]}}, "closed: is missing"),
         (
             {**SHOP, "states": {"pending": ["a"], "paid": ["a"], "closed": ["c"]}},

@@ -604,8 +604,8 @@ def shown() -> list[str]:
 
 
 def test_the_handler_of_the_readme_marks_an_order_once_and_acknowledges_each_time() -> None:
-    fields = (("mchOrderNo", "A1001"), ("amount", "1290"))
-    shaped = sent("jeepay", fields=fields, signed_at=int(time.time()))
+    paid = (("mchOrderNo", "A1001"), ("amount", "1290"), ("state", "2"))
+    shaped = sent("jeepay", fields=paid, signed_at=int(time.time()))
     request = SimpleNamespace(headers=dict(shaped.headers), body=shaped.body, url=shaped.url)
     marked: list[tuple[str, str]] = []
     room: dict[str, Any] = {
@@ -620,6 +620,11 @@ def test_the_handler_of_the_readme_marks_an_order_once_and_acknowledges_each_tim
     assert marked == [("A1001", "1290")]
     request.body = shaped.body.replace(b"1290", b"1")
     assert room["handle"](request, database) == (400, "text/plain", b"FAIL")
+    failed = (("mchOrderNo", "A1002"), ("amount", "1290"), ("state", "3"))
+    for fields in (failed, (("mchNo", "shop-79"),)):
+        request.body = sent("jeepay", fields=fields, signed_at=int(time.time())).body
+        assert room["handle"](request, database) == (200, "text/plain", b"SUCCESS")
+    assert marked == [("A1001", "1290")]
 
 
 def test_the_checks_of_the_readme_for_key_pairs_work() -> None:

@@ -152,7 +152,7 @@ def test_all_problems_are_told_at_once(tmp_path: Path, monkeypatch: pytest.Monke
         "log_level (PAYNOTIFY_LOG_LEVEL): ",
         "lease_s (PAYNOTIFY_LEASE_S): ",
         f"{file}: batchsize: no such setting; did you mean batch_size?",
-        "PAYNOTIFY_TIMEOUTS: no such setting; did you mean timeout_s?",
+        "PAYNOTIFY_TIMEOUTS: no such setting; did you mean PAYNOTIFY_TIMEOUT_S?",
     ):
         assert part in told
 
