@@ -140,7 +140,7 @@ def test_a_database_that_does_not_answer_is_given_up(tmp_path: Path) -> None:
     [
         ('slots = 6\nlog_level = "in', "not valid TOML"),
         ("slots = 0\n", "slots (PAYNOTIFY_SLOTS)"),
-        ("sluts = 6\n", "did you mean PAYNOTIFY_SLOTS"),
+        ("sluts = 6\n", "did you mean slots"),
     ],
 )
 def test_a_bad_settings_file_is_named_with_its_problem(
