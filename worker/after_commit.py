@@ -6,27 +6,38 @@ through is ``Dialect.do_commit``, so that is wrapped, once per engine. Must neve
 commit that has succeeded.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sqlalchemy import Connection, Dialect, PoolProxiedConnection
 
+from worker import clock
 from worker.doorbell import Doorbell
 from worker.models import Pool
 
 _KEY = "paynotify.bells"
-_Bells = dict[Doorbell, set[Pool]]
+# Per pool the monotonic time from which on it is rung for.
+_Bells = dict[Doorbell, dict[Pool, float]]
 
 
-def ring_after_commit(connection: Connection, doorbell: Doorbell, pools: Iterable[Pool]) -> None:
+def ring_after_commit(
+    connection: Connection, doorbell: Doorbell, pools: Mapping[Pool, float]
+) -> None:
     """Ring for these pools once the connection's present transaction is committed.
 
     A rollback forgets them. Rolling back a savepoint does not: the ring may then be for
     nothing, which is harmless, where a missing one would not be.
+
+    Args:
+        connection: in its transaction.
+        doorbell: that is rung.
+        pools: for whom, unless the commit comes before this monotonic time; 0 rings always.
     """
     _wrap(connection.dialect)
     bells: _Bells = connection.info.setdefault(_KEY, {})
-    bells.setdefault(doorbell, set()).update(pools)
+    mine = bells.setdefault(doorbell, {})
+    for pool, from_s in pools.items():
+        mine[pool] = min(from_s, mine.get(pool, from_s))
 
 
 def _wrap(dialect: Dialect) -> None:
@@ -44,8 +55,9 @@ def _then_ring(commit: Callable[..., Any]) -> Callable[..., Any]:
     def committed(connection: object, *args: Any, **kwargs: Any) -> None:
         commit(connection, *args, **kwargs)
         for doorbell, pools in _taken(connection).items():
-            for pool in pools:
-                doorbell.ring(pool)
+            for pool, from_s in pools.items():
+                if clock.monotonic_s() >= from_s:
+                    doorbell.ring(pool)
 
     return committed
 

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from threading import BoundedSemaphore
+from threading import BoundedSemaphore, Event
 
 from worker import ack as acks
 from worker import clock, telemetry
@@ -20,6 +20,7 @@ from worker.berths import Berths
 from worker.doorbell import Doorbell
 from worker.endpoint_book import EndpointBook
 from worker.errors import PaynotifyError, UnavailableError, UrlRefusedError
+from worker.going_on import Going
 from worker.judging import judged
 from worker.models import Pool, Reply, Request, Schedule
 from worker.rollup import Rollup
@@ -30,11 +31,6 @@ from worker.store import Claim, Store
 from worker.transport import Transport
 from worker.unheard import Unheard
 from worker.witness import Witness
-
-# How long one task goes on claiming while there is more: a task costs as much as forty sends.
-_TASK_S = 2.0
-# How long it waits for half of a batch before it claims the next one all the same.
-_PACE_S = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,36 +148,28 @@ class Courier:
         return self._deliver(pool, linger=linger)
 
     def _deliver(self, pool: Pool, *, linger: bool) -> str:
-        batches: list[Batch] = []
-        until_s = clock.monotonic_s() + (_TASK_S if linger else 0.0)
-        more, rung, filled = True, False, 0
+        going = Going(linger=linger)
         self._going_on += linger
         try:
-            while more and (not batches or clock.monotonic_s() < until_s):
-                filled = _filled(batches)
-                claim = self._claim(pool, until_s=until_s)
-                more = claim.more
+            while going.may_claim():
+                claim = self._claim(pool, until_s=going.until_s)
+                going.claimed(claim)
                 if not claim.rows:
-                    # Thousands of blocked lanes stand in front; go on behind them.
                     continue
-                batches.append(self._send(claim, pool, awaited=linger))
-                filled += _filled(batches[-1:])
-                if more and len(batches) == 1 and self._going_on <= self._enough:
+                going.sent(self._send(claim, pool, news=going.news))
+                if going.spreads and self._going_on <= self._enough:
                     # Wakes one more slot, which wakes the next: load spreads by itself.
                     self.ring(pool)
-                    rung = True
+                    going.rung = True
                 if linger:
-                    self._linger(batches[-1], more=more)
-                    more |= _filled(batches) < filled or self._berths.was_starved(pool)
+                    self._linger(going)
+                    going.look(starved=self._berths.was_starved(pool))
         finally:
             self._going_on -= linger
-            for batch in batches:
-                batch.awaited = False
-        # Asked once more, for what came free after the last look.
-        freed = _filled(batches) < filled
-        if freed or (more and batches and not (rung and len(batches) == 1)):
+            going.end()
+        if going.leaves_more:
             self.ring(pool)
-        return summary(batches)
+        return summary(going.batches)
 
     def deliver_suspect(self) -> Batch | None:
         """Send one row that may have ended its workers; None when there is none.
@@ -264,8 +252,8 @@ class Courier:
 
     # Shape and send
 
-    def _send(self, claim: Claim, pool: Pool, *, awaited: bool = False) -> Batch:
-        batch = Batch(len(claim.rows), pool, capped=claim.capped, awaited=awaited)
+    def _send(self, claim: Claim, pool: Pool, *, news: Event | None = None) -> Batch:
+        batch = Batch(len(claim.rows), pool, capped=claim.capped, news=news)
         keep_until_s = clock.monotonic_s() + self._manner.lease_s
         try:
             endpoints = self._book.many({(row.endpoint_id, row.config_no) for row in claim.rows})
@@ -359,23 +347,14 @@ class Courier:
 
     # Report
 
-    def _linger(self, batch: Batch, *, more: bool) -> None:
-        """Wait a moment for the batch: to claim for what it leaves free, or to say how it went.
+    def _linger(self, going: Going) -> None:
+        """Wait a moment for the last batch: for what it leaves free, or to say how it went.
 
-        At most half of the slots do; the others are always free to claim. Who has more to do
-        waits for half of it only, and not for long: others may hang.
+        At most half of the slots do; the others are always free to claim.
         """
         if not self._lingering.acquire(blocking=False):
             return
         try:
-            if more:
-                batch.half.wait(min(_PACE_S, self._manner.linger_s))
-            else:
-                (batch.half if batch.capped else batch.done).wait(self._manner.linger_s)
+            going.wait(self._manner.linger_s)
         finally:
             self._lingering.release()
-
-
-def _filled(batches: Sequence[Batch]) -> int:
-    """Count what is out of batches that filled lanes: less than before means room for more."""
-    return sum(batch.out for batch in batches if batch.capped)

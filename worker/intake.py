@@ -14,12 +14,16 @@ from sqlalchemy import (
     Connection,
     Row,
     Table,
-    and_,
     bindparam,
+    case,
+    exists,
+    false,
     func,
     literal,
+    literal_column,
     or_,
     select,
+    true,
     tuple_,
 )
 from sqlalchemy.dialects import postgresql, sqlite
@@ -39,26 +43,43 @@ Outcome = tuple[int, ...] | PaynotifyError
 @dataclass(frozen=True, slots=True)
 class _Lane:
     id: int
-    ring: Pool | None
+    pool: Pool
+    # Commits at this monotonic time or later ring for it.
+    ring_from_s: float
+
+
+# What was seen of a lane is believed for so long: a transaction that goes on for longer rings.
+_BELIEVED_S = 0.05
 
 
 def _ready() -> ColumnElement[bool]:
-    """Whether a claim would serve this lane now.
+    """Whether a claim may serve this lane now.
 
     A merchant that hangs, is paused or is shut off must not have workers woken for each of its
-    events: who frees its next place rings, and so does the tick.
+    events: who frees its next place goes on with what waits there, and so does the tick. A full
+    lane in which nothing waits yet may be free before this event is committed, so it counts.
     """
+    here = _DELIVERY.c.lane_id == _LANE.c.id
+    waits = (
+        exists()
+        .where(
+            columns.spelled(_DELIVERY.c.state, "pending"),
+            _DELIVERY.c.abandoned < literal_column(str(tables.SUSPECT_AFTER)),
+            here,
+        )
+        .correlate(_LANE)
+    )
     on_wire = (
         select(func.count())
-        .where(columns.spelled(_DELIVERY.c.state, "sending"), _DELIVERY.c.lane_id == _LANE.c.id)
+        .where(columns.spelled(_DELIVERY.c.state, "sending"), here)
         .correlate(_LANE)
         .scalar_subquery()
     )
     shut = _LANE.c.open_until
-    return and_(
-        ~_LANE.c.held,
-        or_(shut.is_(None), shut <= columns.database_now()),
-        on_wire < _LANE.c.in_flight_cap,
+    return case(
+        (or_(_LANE.c.held, shut > columns.database_now()), false()),
+        (~waits, true()),
+        else_=on_wire < _LANE.c.in_flight_cap,
     ).label("ready")
 
 
@@ -78,7 +99,7 @@ class Intake:
         ordering_wait_s: of endpoints and events that name none.
 
     Attributes:
-        pools: whom to ring for, once committed.
+        pools: whom to ring for, once committed, from which monotonic time on; 0 is always.
     """
 
     def __init__(self, connection: Connection, *, ordering_wait_s: int) -> None:
@@ -87,7 +108,7 @@ class Intake:
         self._of_merchant: dict[str, tuple[Endpoint, ...]] = {}
         self._by_name: dict[str, Endpoint | None] = {}
         self._lanes: dict[tuple[int, str], _Lane] = {}
-        self.pools: set[Pool] = set()
+        self.pools: dict[Pool, float] = {}
 
     def take(self, drafts: Sequence[Draft]) -> list[Outcome]:
         """Write drafts; calling it again with the same ones writes nothing and answers the same.
@@ -246,7 +267,8 @@ class Intake:
             endpoint,
             (endpoint.id, event.event_key),
             lane.id,
-            lane.ring,
+            lane.pool,
+            lane.ring_from_s,
             event.content_type or made_by_us,
             draft,
         )
@@ -271,18 +293,17 @@ class Intake:
         if old:
             known |= intake_sql.read(self._connection, old)
         now = clock.now()
-        self.pools |= {
-            pool
-            for key in fresh
-            if (pool := first[key].ring) is not None
-            and ((at := first[key].draft.deliver_at) is None or at <= now)
-        }
+        for key in fresh:
+            entry = first[key]
+            if entry.draft.deliver_at is None or entry.draft.deliver_at <= now:
+                from_s = self.pools.get(entry.pool, entry.ring_from_s)
+                self.pools[entry.pool] = min(from_s, entry.ring_from_s)
         return known, fresh
 
 
 def _seen(row: Row[Any]) -> _Lane:
     pool = Pool.SLOW if row.slow else Pool.FAST
-    return _Lane(row.lane_id, pool if row.ready else None)
+    return _Lane(row.lane_id, pool, 0.0 if row.ready else clock.monotonic_s() + _BELIEVED_S)
 
 
 def _judge(entries: list[Entry], known: dict[Key, Known]) -> Outcome:

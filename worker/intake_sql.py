@@ -34,7 +34,8 @@ class Entry:
 
     Attributes:
         key: what makes it unique for ever.
-        ring: for whom, once it is committed; None while no claim would serve its lane.
+        pool: claims its lane.
+        ring_from_s: it is rung for when the commit comes at this monotonic time or later.
         line: it stands in; None is unordered.
         wait_s: it lets each earlier one of the line hold it up.
     """
@@ -42,7 +43,8 @@ class Entry:
     endpoint: Endpoint
     key: Key
     lane_id: int
-    ring: Pool | None
+    pool: Pool
+    ring_from_s: float
     content_type: str | None
     draft: Draft
     line: str | None = None

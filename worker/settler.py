@@ -29,24 +29,24 @@ class Batch:
 
     Attributes:
         capped: lanes were filled by it, so there is room for more when it settles.
-        half: set when half of it has settled; ``done`` when all of it has.
         awaited: the task that sent it goes on, and looks after that.
+        news: set when there is something for that task to look at: room in such a lane, or half
+            or all of the batch is settled.
     """
 
-    def __init__(self, size: int, pool: Pool, *, capped: bool, awaited: bool = False) -> None:
+    def __init__(self, size: int, pool: Pool, *, capped: bool, news: Event | None = None) -> None:
         self.size = size
         self.pool = pool
         self.capped = capped
-        self.awaited = awaited
+        self.awaited = news is not None
+        self.news = news or Event()
         self.counts = dict.fromkeys(Decision, 0)
         self.names: tuple[str, ...] = ()
         # Replies still to come, and verdicts still to be written.
         self.unanswered = size
         self.out = size
-        self.half = Event()
         self.done = Event()
         if not size:
-            self.half.set()
             self.done.set()
 
     def settled(self, decision: Decision | None) -> None:
@@ -54,10 +54,15 @@ class Batch:
         if decision is not None:
             self.counts[decision] += 1
         self.out -= 1
-        if 2 * self.out <= self.size and not self.half.is_set():
-            self.half.set()
         if self.out <= 0:
             self.done.set()
+        if (self.capped or self.out <= 0 or self.half) and not self.news.is_set():
+            self.news.set()
+
+    @property
+    def half(self) -> bool:
+        """Whether half of it has settled."""
+        return 2 * self.out <= self.size
 
 
 def summary(batches: Sequence[Batch]) -> str:

@@ -102,6 +102,7 @@ class PostgresqlStore(Upkeep):
                 rows=first.rows + claim.rows,
                 more=first.more or claim.more,
                 capped=first.capped or claim.capped,
+                wrapped=True,
             )
         with self._places_lock:
             self._places[pool] = place

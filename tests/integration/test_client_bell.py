@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.orm import Session
 
 from tests.services import RedisServer
-from worker import clock, tables
+from worker import clock, intake, tables
 from worker.after_commit import ring_after_commit
 from worker.client import Enqueue, Notifier
 from worker.doorbell import KEY_PREFIX, Doorbell
@@ -163,7 +163,7 @@ def test_two_phases_ring_after_the_second(postgres_engine: Engine) -> None:
             return True
 
     with postgres_engine.connect() as connection:
-        ring_after_commit(connection, Saying([]), [Pool.FAST])
+        ring_after_commit(connection, Saying([]), {Pool.FAST: 0.0})
         dialect.do_commit_twophase(connection, "x")
     assert said == ["committed", "rung"]
 
@@ -199,22 +199,42 @@ def test_a_slow_lane_rings_for_the_slow_pool(engine: Engine, notifier: _Listenin
     ids=["held", "shut off", "full"],
 )
 def test_nobody_is_woken_for_a_lane_that_no_claim_would_serve(
-    engine: Engine, notifier: _Listening, lane: dict[str, Any]
+    engine: Engine, notifier: _Listening, lane: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with engine.begin() as connection:
         _enqueue(notifier, connection, "sending")
         connection.execute(tables.delivery.update().values(state="sending"))
+        _enqueue(notifier, connection, "waits")
         connection.execute(tables.lane.update().values(**lane))
     notifier.rung.clear()
     with engine.begin() as connection:
         _enqueue(notifier, connection, "more")
     assert notifier.rung == []
+    with monkeypatch.context() as patched, engine.begin() as connection:
+        # As if the transaction had gone on for longer than what was seen is believed.
+        patched.setattr(intake, "_BELIEVED_S", 0.0)
+        _enqueue(notifier, connection, "late")
+    assert notifier.rung == [Pool.FAST]
+    notifier.rung.clear()
     with engine.begin() as connection:
         connection.execute(
             tables.lane.update().values(held=False, in_flight_cap=2, open_until=clock.now())
         )
     with engine.begin() as connection:
         _enqueue(notifier, connection, "welcome")
+    assert notifier.rung == [Pool.FAST]
+
+
+def test_a_full_lane_in_which_nothing_waits_is_rung_for(
+    engine: Engine, notifier: _Listening
+) -> None:
+    with engine.begin() as connection:
+        _enqueue(notifier, connection, "sending")
+        connection.execute(tables.delivery.update().values(state="sending"))
+        connection.execute(tables.lane.update().values(in_flight_cap=1))
+    notifier.rung.clear()
+    with engine.begin() as connection:
+        _enqueue(notifier, connection, "next")
     assert notifier.rung == [Pool.FAST]
 
 

@@ -6,7 +6,7 @@ from datetime import timedelta
 from urllib.parse import urlencode
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 from standardwebhooks import Webhook
 
 from tests.office import add_endpoint, enqueue, office, state_of, until
@@ -292,3 +292,42 @@ def test_a_task_goes_on_with_a_full_lane_as_its_places_come_free(
         for number in range(5):
             enqueue(working, endpoint, f"one-by-one-{number}")
         assert working.courier.deliver(Pool.FAST) == f"{endpoint.name}: 5 delivered"
+
+
+def test_thousands_of_lanes_that_nothing_may_be_claimed_of_are_gone_round_once(
+    postgres_engine: Engine, receiver: Receiver
+) -> None:
+    dsn = postgres_engine.url.render_as_string(hide_password=False)
+    with office(dsn, start=False) as working:
+        endpoint = add_endpoint(working, receiver)
+        rows = {"id": endpoint.id, "lanes": 2100}
+        with postgres_engine.begin() as tx:
+            tx.execute(
+                text(
+                    "INSERT INTO paynotify_lane (endpoint_id, host, held) "
+                    "SELECT :id, 'https://h' || n, true FROM generate_series(1, :lanes) n"
+                ),
+                rows,
+            )
+            tx.execute(
+                text(
+                    "INSERT INTO paynotify_delivery (id, lane_id, state, due_at) "
+                    "SELECT 1000000 + id, id, 'pending', now() FROM paynotify_lane WHERE held"
+                )
+            )
+        working.courier.start()
+        assert working.courier.deliver(Pool.FAST) == "nothing due"
+        working.courier.close(timeout_s=5)
+
+
+def test_a_quick_lane_does_not_wait_for_the_slow_ones_of_its_batch(
+    dsn: str, receiver: Receiver
+) -> None:
+    with office(dsn, tick_s=3, linger_ms=5000) as working:
+        quick = add_endpoint(working, receiver, in_flight_cap=1)
+        hung = add_endpoint(working, receiver, "/hang", in_flight_cap=1)
+        enqueue(working, hung, "hangs")
+        rows = [enqueue(working, quick, f"quick-{number}") for number in range(5)]
+        said = working.courier.deliver(Pool.FAST)
+        assert "5 delivered" in said
+        assert [state_of(working, row) for row in rows] == ["delivered"] * 5

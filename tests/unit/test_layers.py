@@ -26,8 +26,8 @@ _LAYERS = tuple(
         store* holds freeze_* freezes endpoint* profile* transport connections wire identity \
             bells mailbox doorbell after_commit embedded lookup lanes drafts intake* \
             missed_cursor missed route_rows route_board
-        client inbox deliver judging settler rollup incidents tick timeline as_sent quarantine \
-            deadletters alert* audit broker ping witness freezer resealing \
+        client inbox deliver going_on judging settler rollup incidents tick timeline as_sent \
+            quarantine deadletters alert* audit broker ping witness freezer resealing \
             missed_proof missed_file
         runtime selfcheck
         app
