@@ -13,6 +13,8 @@ from worker.store import Claim
 _TASK_S = 2.0
 # How long it waits for half of a batch before it claims the next one all the same.
 _PACE_S = 0.1
+# Between two claims for lanes with a rate limit: a few rows at a time, not one by one.
+_METER_S = 0.1
 # Twice over the end of the lanes: each of them was looked at in between.
 _ROUNDS = 2
 
@@ -38,6 +40,7 @@ class Going:
         self.rung = False
         self._search_until_s = now_s + _TASK_S
         self._more = True
+        self._metered = False
         self._rounds = 0
         self._filled = 0
 
@@ -51,7 +54,7 @@ class Going:
 
     def claimed(self, claim: Claim) -> None:
         """Take note of a claim; while it found nothing, thousands of lanes may stand in front."""
-        self._more = claim.more
+        self._more, self._metered = claim.more, claim.metered
         if not claim.rows and claim.wrapped:
             self._rounds += 1
             self._more = claim.more and self._rounds < _ROUNDS
@@ -70,9 +73,15 @@ class Going:
     def wait(self, linger_s: float) -> None:
         """Wait for the last batch; where there is more, for half of it and not for long."""
         assert self.news is not None  # noqa: S101 - for the type checker
-        batch = self.batches[-1]
-        until_s = clock.monotonic_s() + (min(_PACE_S, linger_s) if self._more else linger_s)
-        while not (batch.out <= 0 or (self._more and batch.half) or self._freed()):
+        batch, until_s = self.batches[-1], clock.monotonic_s()
+        if self._more:
+            enough, until_s = batch.size // 2, until_s + min(_PACE_S, linger_s)
+        elif self._metered:
+            enough, until_s = -1, until_s + _METER_S
+            self._more = True
+        else:
+            enough, until_s = 0, until_s + linger_s
+        while batch.out > enough and not self._freed():
             left_s = until_s - clock.monotonic_s()
             if left_s <= 0 or not self.news.wait(left_s):
                 return

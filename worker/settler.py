@@ -56,13 +56,8 @@ class Batch:
         self.out -= 1
         if self.out <= 0:
             self.done.set()
-        if (self.capped or self.out <= 0 or self.half) and not self.news.is_set():
+        if (self.capped or 2 * self.out <= self.size) and not self.news.is_set():
             self.news.set()
-
-    @property
-    def half(self) -> bool:
-        """Whether half of it has settled."""
-        return 2 * self.out <= self.size
 
 
 def summary(batches: Sequence[Batch]) -> str:

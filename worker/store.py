@@ -24,12 +24,15 @@ class Claim:
         rows: at most ``limit``; the caller owns them until the lease is over.
         more: there is probably more for this pool right now, so the bell should ring again.
         capped: some lane took all the room it had, so there may be more once these are settled.
+        metered: the same of a lane with a rate limit: there is room again in a moment, whatever
+            becomes of these.
         wrapped: it came to the end of the lanes and went on from the first.
     """
 
     rows: tuple[Claimed, ...] = ()
     more: bool = False
     capped: bool = False
+    metered: bool = False
     wrapped: bool = False
 
 

@@ -102,6 +102,7 @@ class PostgresqlStore(Upkeep):
                 rows=first.rows + claim.rows,
                 more=first.more or claim.more,
                 capped=first.capped or claim.capped,
+                metered=first.metered or claim.metered,
                 wrapped=True,
             )
         with self._places_lock:
@@ -142,16 +143,18 @@ class PostgresqlStore(Upkeep):
         next_after = int(found[0][0] or 0)
         taken = [row[1:] for row in found if row[1] is not None]
         counts = Counter(row[1] for row in taken)
-        rooms = {row[1]: row[-1] for row in taken}
+        rooms = {row[1]: row[-2] for row in taken}
+        full = {row[-1] for row in taken if counts[row[1]] >= row[-2]}
         shared = any(place.share <= count < rooms[lane] for lane, count in counts.items())
-        full = len(taken) >= limit
+        whole = len(taken) >= limit
         claim = Claim(
             rows=tuple(map(claimed_row, taken)),
             # A lane that used up its share may hold more; so may lanes not reached.
-            more=full or bool(next_after) or shared,
-            capped=any(count >= rooms[lane] for lane, count in counts.items()),
+            more=whole or bool(next_after) or shared,
+            capped=False in full,
+            metered=True in full,
         )
-        return claim, place.moved(next_after, full=full, shared=shared)
+        return claim, place.moved(next_after, full=whole, shared=shared)
 
     def claim_suspect(self, *, worker: str) -> Claim:
         """See :meth:`worker.store.Store.claim_suspect`."""

@@ -92,3 +92,19 @@ def lines_of(settlements: Sequence[Settlement]) -> set[str]:
 def _schedule(text: str) -> Schedule:
     found = json.loads(text)
     return Schedule(delays_s=tuple(found["delays_s"]), jitter_ratio=found["jitter_ratio"])
+
+
+def room_of(lane: Sequence[Any], now_us: int) -> int:
+    """Say how many rows of a lane SQLite may claim; the same arithmetic as PostgreSQL's.
+
+    Args:
+        lane: id, cap, ramp, open_until, rate, tokens, tokens_at and how many are being sent.
+        now_us: microseconds since 1970.
+    """
+    _, cap, ramp, open_until, rate, tokens, tokens_at, sending = lane
+    most = 1 if open_until is not None else min(cap, cap if ramp is None else ramp)
+    room: int = most - sending
+    if rate is not None:
+        saved = tokens + rate * max(0, now_us - tokens_at) / 1_000_000
+        room = min(room, int(min(max(rate, 1.0), saved)))
+    return room

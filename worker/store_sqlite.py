@@ -25,6 +25,7 @@ from worker.store_rows import (
     claimed_row,
     given_back,
     lines_of,
+    room_of,
     seen_rows,
 )
 from worker.store_upkeep import Upkeep
@@ -177,20 +178,25 @@ class SqliteStore(Upkeep):
             lanes, after = self._lanes_with_room(tx, pool, now, limit)
             share = -(-limit // max(1, len(lanes)))
             rows: list[Claimed] = []
-            more, capped = after > 0, False
-            for lane_id, room in lanes:
+            more, full = after > 0, set[bool]()
+            for lane_id, room, metered in lanes:
                 wanted = min(share, room, limit - len(rows))
                 taken = self._take_of_lane(tx, lane_id, wanted, worker, now)
                 more = more or share <= len(taken) < room
-                capped = capped or len(taken) >= room
+                full |= {metered} if len(taken) >= room else set()
                 rows += taken
             self._after[pool] = after
-        return Claim(rows=tuple(rows), more=more or len(rows) >= limit, capped=capped)
+        return Claim(
+            rows=tuple(rows),
+            more=more or len(rows) >= limit,
+            capped=False in full,
+            metered=True in full,
+        )
 
     def _lanes_with_room(
         self, tx: sqlite3.Connection, pool: Pool, now: int, limit: int
-    ) -> tuple[list[tuple[int, int]], int]:
-        """``(lane, room)`` from the cursor on, once around; and the next cursor."""
+    ) -> tuple[list[tuple[int, int, bool]], int]:
+        """``(lane, room, metered)`` from the cursor on, once around; and the next cursor."""
         start = self._after[pool]
         slow = pool is Pool.SLOW
         found = _all(tx, _LANES, after=start, slow=slow, now=now)
@@ -198,7 +204,11 @@ class SqliteStore(Upkeep):
             found += [
                 lane for lane in _all(tx, _LANES, after=0, slow=slow, now=now) if lane[0] <= start
             ]
-        lanes = [(lane[0], room) for lane in found if (room := _room(lane, now)) > 0]
+        lanes = [
+            (lane[0], room, lane[4] is not None)
+            for lane in found
+            if (room := room_of(lane, now)) > 0
+        ]
         return lanes[:limit], lanes[limit - 1][0] if len(lanes) > limit else 0
 
     def _take_of_lane(
@@ -375,17 +385,6 @@ def _bury(
         error=error,
         evidence=evidence,
     )
-
-
-def _room(lane: Sequence[Any], now: int) -> int:
-    """Say how many rows of a lane may be claimed; the same arithmetic as PostgreSQL's."""
-    _, cap, ramp, open_until, rate, tokens, tokens_at, sending = lane
-    most = 1 if open_until is not None else min(cap, cap if ramp is None else ramp)
-    room: int = most - sending
-    if rate is not None:
-        saved = tokens + rate * max(0, now - tokens_at) / 1_000_000
-        room = min(room, int(min(max(rate, 1.0), saved)))
-    return room
 
 
 def _now() -> int:

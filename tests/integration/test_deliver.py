@@ -331,3 +331,16 @@ def test_a_quick_lane_does_not_wait_for_the_slow_ones_of_its_batch(
         said = working.courier.deliver(Pool.FAST)
         assert "5 delivered" in said
         assert [state_of(working, row) for row in rows] == ["delivered"] * 5
+
+
+def test_a_rate_limited_lane_is_gone_on_with_as_its_tokens_come(
+    dsn: str, receiver: Receiver
+) -> None:
+    with office(dsn, start=False) as working:
+        endpoint = add_endpoint(working, receiver, rate_per_s=50)
+        for number in range(60):
+            enqueue(working, endpoint, f"metered-{number}")
+        working.courier.start()
+        # What was saved up at once, the rest a few at a time, in the same task.
+        assert working.courier.deliver(Pool.FAST) == f"{endpoint.name}: 60 delivered"
+        working.courier.close(timeout_s=5)
