@@ -113,6 +113,7 @@ class Courier:
         self._berths = Berths(manner.in_flight_max)
         self._slow_slots = BoundedSemaphore(max(1, manner.slots // 3))
         self._lingering = BoundedSemaphore(max(1, manner.slots // 2))
+        self._meter = BoundedSemaphore(1)
         # Tasks that go on claiming here. One sends what another claimed; more only cost tasks.
         self._going_on = 0
         self._enough = max(1, manner.slots // 2)
@@ -148,7 +149,7 @@ class Courier:
         return self._deliver(pool, linger=linger)
 
     def _deliver(self, pool: Pool, *, linger: bool) -> str:
-        going = Going(linger=linger)
+        going = Going(linger=linger, meter=self._meter)
         self._going_on += linger
         try:
             while going.may_claim():

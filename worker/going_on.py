@@ -4,7 +4,7 @@ A task costs as much as forty sends, so it does what it can before it ends. Must
 something that only it was told of is still to be claimed.
 """
 
-from threading import Event
+from threading import Event, Semaphore
 
 from worker import clock
 from worker.settler import Batch
@@ -14,7 +14,7 @@ _TASK_S = 2.0
 # How long it waits for half of a batch before it claims the next one all the same.
 _PACE_S = 0.1
 # Between two claims for lanes with a rate limit: a few rows at a time, not one by one.
-_METER_S = 0.1
+_METER_S = 0.2
 # Twice over the end of the lanes: each of them was looked at in between.
 _ROUNDS = 2
 
@@ -24,6 +24,7 @@ class Going:
 
     Args:
         linger: whether it may go on; else it ends with its first batch.
+        meter: held by the one task of a process that goes on with lanes that have a rate limit.
 
     Attributes:
         batches: what it sent.
@@ -32,8 +33,10 @@ class Going:
         rung: its first batch rang for another task.
     """
 
-    def __init__(self, *, linger: bool) -> None:
+    def __init__(self, *, linger: bool, meter: Semaphore) -> None:
         now_s = clock.monotonic_s()
+        self._meter = meter
+        self._holds_meter = False
         self.batches: list[Batch] = []
         self.news = Event() if linger else None
         self.until_s = now_s + (_TASK_S if linger else 0.0)
@@ -76,7 +79,7 @@ class Going:
         batch, until_s = self.batches[-1], clock.monotonic_s()
         if self._more:
             enough, until_s = batch.size // 2, until_s + min(_PACE_S, linger_s)
-        elif self._metered:
+        elif self._metered and self._take_meter():
             enough, until_s = -1, until_s + _METER_S
             self._more = True
         else:
@@ -87,6 +90,10 @@ class Going:
                 return
             self.news.clear()
 
+    def _take_meter(self) -> bool:
+        self._holds_meter = self._holds_meter or self._meter.acquire(blocking=False)
+        return self._holds_meter
+
     def look(self, *, starved: bool) -> None:
         """Go on for lanes that have room again, and for another task that found no place."""
         if starved or self._freed():
@@ -95,6 +102,8 @@ class Going:
 
     def end(self) -> None:
         """Go on no more; from now on the settler tells others."""
+        if self._holds_meter:
+            self._meter.release()
         for batch in self.batches:
             batch.awaited = False
         if self._freed():
