@@ -115,7 +115,7 @@ class Courier:
         self._lingering = BoundedSemaphore(max(1, manner.slots // 2))
         self._meter = BoundedSemaphore(1)
         # Tasks that go on claiming here. One sends what another claimed; more only cost tasks.
-        self._going_on = 0
+        self._going_on: set[Going] = set()
         self._enough = max(1, manner.slots // 2)
         self._closing = False
         self.unheard = Unheard()
@@ -150,7 +150,8 @@ class Courier:
 
     def _deliver(self, pool: Pool, *, linger: bool) -> str:
         going = Going(linger=linger, meter=self._meter)
-        self._going_on += linger
+        if linger:
+            self._going_on.add(going)
         try:
             while going.may_claim():
                 claim = self._claim(pool, until_s=going.until_s)
@@ -158,7 +159,7 @@ class Courier:
                 if not claim.rows:
                     continue
                 going.sent(self._send(claim, pool, news=going.news))
-                if going.spreads and self._going_on <= self._enough:
+                if going.spreads and len(self._going_on) <= self._enough:
                     # Wakes one more slot, which wakes the next: load spreads by itself.
                     self.ring(pool)
                     going.rung = True
@@ -166,7 +167,7 @@ class Courier:
                     self._linger(going)
                     going.look(starved=self._berths.was_starved(pool))
         finally:
-            self._going_on -= linger
+            self._going_on.discard(going)
             going.end()
         if going.leaves_more:
             self.ring(pool)

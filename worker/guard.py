@@ -347,7 +347,8 @@ _AUTHORITY = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]+)(?::(0|[1-9][0-9]*))?").fullma
 _CONTROL_ESCAPE = re.compile(r"%(?:[01][0-9A-Fa-f]|7[Ff])").search
 # One to four numbers, each decimal, octal or hexadecimal: whatever inet_aton() takes.
 _NUMERIC = re.compile(r"(?:0x[0-9a-f]*|[0-9]+)(?:\.(?:0x[0-9a-f]*|[0-9]+)){0,3}").fullmatch
-_NAME = re.compile(r"(?:(?!-)[a-z0-9-]{1,63}+(?<!-)\.)*+[a-z][a-z0-9-]{0,62}+(?<!-)").fullmatch
+# Not possessive: with a look behind, early Pythons 3.11 refuse "x.a0" then and take "-a0.b0".
+_NAME = re.compile(r"(?:(?!-)[a-z0-9-]{1,63}(?<!-)\.)*[a-z][a-z0-9-]{0,62}(?<!-)").fullmatch
 _DEFAULT_PORTS = {"https": 443, "http": 80}
 _PORTS = frozenset((443, 8443))
 _RESERVED = frozenset((

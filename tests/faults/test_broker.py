@@ -72,23 +72,26 @@ def test_a_killed_redis_costs_nothing_with_and_without_its_log(
         Fleet(place.settings, place.folder) as fleet,
     ):
         names = [place.endpoint("/slow?ms=20") for _ in range(3)]
+
+        def _a_bell_failed() -> bool:
+            # Tasks that go on need no bell, so there has to be something new until one ends.
+            place.enqueue(names)
+            return fleet.metric('paynotify_bells_total{result="failed"}') > 0
+
         for _ in range(3):
             place.enqueue(names, 100)
             # What lies in the queue now comes back with the log, and is gone without it.
             _push(redis_server, "deliver", *[envelope(Pool.FAST)] * 50)
             redis_server.kill()
             place.enqueue(names, 100)
-            until(
-                lambda: fleet.metric('paynotify_bells_total{result="failed"}') > 0,
-                why=fleet.last_words,
-            )
+            until(_a_bell_failed, why=fleet.last_words, every_s=0.2)
             redis_server.start()
         place.rest(fleet)
         _canaries(redis_server, fleet)
         assert fleet.ended == []
         books = place.books()
     books.check()
-    assert (books.outcomes, books.duplicates) == ({"acked": 600}, 0)
+    assert (books.outcomes, books.duplicates) == ({"acked": len(place.accepted)}, 0)
 
 
 def test_a_flushed_redis_costs_nothing_and_every_queue_is_still_heard(

@@ -287,11 +287,13 @@ def test_a_host_never_heard_of_gets_few_calls_at_once_until_it_answers(
 def test_a_task_goes_on_with_a_full_lane_as_its_places_come_free(
     dsn: str, receiver: Receiver
 ) -> None:
-    with office(dsn, tick_s=3, linger_ms=2000) as working:
+    with office(dsn, start=False, linger_ms=5000) as working:
         endpoint = add_endpoint(working, receiver, in_flight_cap=1)
         for number in range(5):
             enqueue(working, endpoint, f"one-by-one-{number}")
+        working.courier.start()
         assert working.courier.deliver(Pool.FAST) == f"{endpoint.name}: 5 delivered"
+        working.courier.close(timeout_s=5)
 
 
 def test_thousands_of_lanes_that_nothing_may_be_claimed_of_are_gone_round_once(
@@ -323,14 +325,15 @@ def test_thousands_of_lanes_that_nothing_may_be_claimed_of_are_gone_round_once(
 def test_a_quick_lane_does_not_wait_for_the_slow_ones_of_its_batch(
     dsn: str, receiver: Receiver
 ) -> None:
-    with office(dsn, tick_s=3, linger_ms=5000) as working:
+    with office(dsn, start=False, timeout_s=5) as working:
         quick = add_endpoint(working, receiver, in_flight_cap=1)
-        hung = add_endpoint(working, receiver, "/hang", in_flight_cap=1)
+        hung = add_endpoint(working, receiver, "/hang", in_flight_cap=1, timeout_s=5)
         enqueue(working, hung, "hangs")
         rows = [enqueue(working, quick, f"quick-{number}") for number in range(5)]
-        said = working.courier.deliver(Pool.FAST)
-        assert "5 delivered" in said
+        working.courier.start()
+        assert "5 delivered, 1 on the way" in working.courier.deliver(Pool.FAST)
         assert [state_of(working, row) for row in rows] == ["delivered"] * 5
+        working.courier.close(timeout_s=0)
 
 
 def test_a_rate_limited_lane_is_gone_on_with_as_its_tokens_come(

@@ -378,3 +378,14 @@ def test_too_many_headers_or_one_twice_are_refused() -> None:
         check_headers({f"X-{i}": "1" for i in range(11)})
     with pytest.raises(BadFieldError, match="x-a is given twice"):
         check_headers({"X-A": "1", "x-a": "2"}, "defaults.headers")
+
+
+@pytest.mark.parametrize("host", ["x.a0", "0.b1", "shop.com1", "a0.b-c.d2"])
+def test_a_host_may_end_in_a_digit(host: str) -> None:
+    assert check_url(f"https://{host}/").host == host
+
+
+@pytest.mark.parametrize("host", ["-a0.b0", "a0-.b0", "x.a0-", "x.-a0"])
+def test_no_label_begins_or_ends_with_a_hyphen(host: str) -> None:
+    with pytest.raises(UrlRefusedError):
+        check_url(f"https://{host}/")
