@@ -22,8 +22,6 @@ _WORDS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "less_than_equal": lambda limits: f"must be {limits['le']} or less",
     "literal_error": lambda limits: f"must be one of {limits['expected']}",
     "enum": lambda limits: f"must be one of {limits['expected']}",
-    "missing": lambda _: "is missing; write it",
-    "extra_forbidden": lambda _: "is not known here; check its name, or leave it out",
 }
 
 

@@ -101,7 +101,7 @@ SELECT CASE WHEN (SELECT count(*) FROM picked) >= %(limit)s
   FROM (SELECT 1) one
   LEFT JOIN LATERAL (
     SELECT {_CARRIED.replace("t.lane_id", "l.lane_id")}, l.room,
-           l.rate_per_s IS NOT NULL AS metered
+           coalesce(l.room >= floor(l.tokens), false) AS metered
       FROM taken t
       JOIN picked l ON l.id = t.id
      CROSS JOIN LATERAL (SELECT * FROM paynotify_notification WHERE id = t.id LIMIT 1) n

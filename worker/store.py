@@ -24,8 +24,8 @@ class Claim:
         rows: at most ``limit``; the caller owns them until the lease is over.
         more: there is probably more for this pool right now, so the bell should ring again.
         capped: some lane took all the room it had, so there may be more once these are settled.
-        metered: the same of a lane with a rate limit: there is room again in a moment, whatever
-            becomes of these.
+        metered: some lane took all that its rate limit allowed: there is room again in a moment,
+            whatever becomes of these.
         wrapped: it came to the end of the lanes and went on from the first.
     """
 

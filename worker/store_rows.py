@@ -94,8 +94,10 @@ def _schedule(text: str) -> Schedule:
     return Schedule(delays_s=tuple(found["delays_s"]), jitter_ratio=found["jitter_ratio"])
 
 
-def room_of(lane: Sequence[Any], now_us: int) -> int:
-    """Say how many rows of a lane SQLite may claim; the same arithmetic as PostgreSQL's.
+def room_of(lane: Sequence[Any], now_us: int) -> tuple[int, bool]:
+    """Say how many rows of a lane SQLite may claim, and whether its rate limit is what says so.
+
+    The same arithmetic as PostgreSQL's.
 
     Args:
         lane: id, cap, ramp, open_until, rate, tokens, tokens_at and how many are being sent.
@@ -104,7 +106,7 @@ def room_of(lane: Sequence[Any], now_us: int) -> int:
     _, cap, ramp, open_until, rate, tokens, tokens_at, sending = lane
     most = 1 if open_until is not None else min(cap, cap if ramp is None else ramp)
     room: int = most - sending
-    if rate is not None:
-        saved = tokens + rate * max(0, now_us - tokens_at) / 1_000_000
-        room = min(room, int(min(max(rate, 1.0), saved)))
-    return room
+    if rate is None:
+        return room, False
+    saved = int(min(max(rate, 1.0), tokens + rate * max(0, now_us - tokens_at) / 1_000_000))
+    return min(room, saved), saved <= room

@@ -204,11 +204,8 @@ class SqliteStore(Upkeep):
             found += [
                 lane for lane in _all(tx, _LANES, after=0, slow=slow, now=now) if lane[0] <= start
             ]
-        lanes = [
-            (lane[0], room, lane[4] is not None)
-            for lane in found
-            if (room := room_of(lane, now)) > 0
-        ]
+        rooms = [(lane[0], *room_of(lane, now)) for lane in found]
+        lanes = [lane for lane in rooms if lane[1] > 0]
         return lanes[:limit], lanes[limit - 1][0] if len(lanes) > limit else 0
 
     def _take_of_lane(

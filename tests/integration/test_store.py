@@ -312,6 +312,19 @@ def test_a_rate_limit_lets_through_what_was_saved_up(engine: Engine) -> None:
     assert len(store.claim(Pool.FAST, limit=20, worker="w").rows) == 5
 
 
+def test_a_claim_says_whether_places_or_tokens_ran_out(engine: Engine) -> None:
+    store = store_on(engine)
+    tight = add_lane(engine, "tight", rate_per_s=1000.0, tokens=1000.0, in_flight_cap=3)
+    add_due(engine, tight, 9)
+    claim = store.claim(Pool.FAST, limit=20, worker="w")
+    assert (len(claim.rows), claim.capped, claim.metered) == (3, True, False)
+    change_lane(engine, tight, held=True)
+    metered = add_lane(engine, "metered", rate_per_s=0.05, tokens=1.0)
+    add_due(engine, metered, 9)
+    claim = store.claim(Pool.FAST, limit=20, worker="w")
+    assert (len(claim.rows), claim.capped, claim.metered) == (1, False, True)
+
+
 def test_slow_lanes_are_claimed_by_their_own_pool(engine: Engine) -> None:
     store = store_on(engine)
     fast, slow = add_lane(engine, "fast"), add_lane(engine, "slow", slow=True)
